@@ -1,0 +1,67 @@
+"""The exception tree. Every message is one line: what was given, what was expected, what to do.
+
+Command lines print the message and exit with 1; the service answers it as a problem document with the status
+that stands beside the class. Anything else that escapes is a defect of ours, and shows its stack trace.
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+__all__ = [
+    "DamagedDataError",
+    "ForeignDataError",
+    "InvalidInputError",
+    "NotFoundError",
+    "TSTError",
+    "UnavailableError",
+    "validation_message",
+]
+
+
+class TSTError(Exception):
+    """Base of all errors that a user can cause or must know of."""
+
+    status = 500
+
+
+class InvalidInputError(TSTError, ValueError):
+    """A value, file or option that cannot work as given (HTTP 422)."""
+
+    status = 422
+
+
+class NotFoundError(TSTError, LookupError):
+    """A run, step or path that does not exist (HTTP 404)."""
+
+    status = 404
+
+
+class DamagedDataError(TSTError):
+    """Stored or received bytes that are not what was written: wrong hash or length (HTTP 500, never retried)."""
+
+
+class ForeignDataError(TSTError):
+    """Data of another fingerprint than the one expected: both stand in the message."""
+
+
+class UnavailableError(TSTError, TimeoutError):
+    """A server that did not answer within the deadline, or is too busy (HTTP 503)."""
+
+    status = 503
+
+
+def validation_message(error: ValidationError) -> str:
+    """The first problem of a pydantic validation as one line: where, what was expected, what was given."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{place}'; remove it or correct its spelling"
+    if first["type"] == "missing":
+        return f"'{place}' is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    where = f"'{place}': " if place else ""
+    given = first["input"]
+    if isinstance(given, dict | list | tuple):
+        return f"{where}{message}"
+    return f"{where}{message} (given: {given!r})"
