@@ -52,8 +52,12 @@ class UnavailableError(TSTError, TimeoutError):
 
 
 def validation_message(error: ValidationError) -> str:
-    """The first problem of a pydantic validation as one line: where, what was expected, what was given."""
-    first = error.errors(include_url=False)[0]
+    """One problem of a pydantic validation as one line: where, what was expected, what was given.
+
+    Of several the first, but an unknown key before all: it is usually why another one is missing.
+    """
+    problems = error.errors(include_url=False)
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key '{place}'; remove it or correct its spelling"

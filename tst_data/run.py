@@ -56,7 +56,7 @@ class Phase(_Frozen):
 class RunSpecification(_Frozen):
     """A run as its file says it, checked for everything that can be checked without the data."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*\Z", max_length=64)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
     datasets: Annotated[tuple[DatasetReference, ...], Field(min_length=1, max_length=1 << 16)]
     sequence_length: Count
     batch_size: Count
@@ -222,7 +222,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = key_node.value
             if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)

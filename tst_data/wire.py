@@ -1,0 +1,109 @@
+"""A batch on the wire: one Arrow IPC stream with one record batch.
+
+Tokens travel in the shard's own dtype and targets not at all (they are a shifted view of the window), so a step of
+the superposition phase costs 2 bytes a token where int64 inputs and targets would cost 16. Any Arrow implementation
+reads it; the header stands in the schema's metadata, all strings. Values and metadata are promised for ever, byte
+equality for one pyarrow version.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from tst_data.batch import BatchHeader, WindowBatch, checksum
+from tst_data.errors import DamagedDataError, validation_message
+
+__all__ = ["CONTENT_TYPE", "decode", "encode", "etag"]
+
+CONTENT_TYPE = "application/vnd.apache.arrow.stream"
+
+_HEADER = TypeAdapter(BatchHeader)
+
+
+def encode(batch: WindowBatch) -> memoryview:
+    """The bytes of a batch."""
+    window_length = batch.windows.shape[1]
+    values = pa.array(np.ascontiguousarray(batch.windows).reshape(-1))
+    columns = [
+        pa.FixedSizeListArray.from_arrays(values, window_length),
+        pa.array(batch.dataset, type=pa.uint16()),
+        pa.array(batch.first_token, type=pa.uint64()),
+    ]
+    metadata = {name: str(value) for name, value in vars(batch.header).items()}
+    record_batch = pa.record_batch(columns, names=["window", "dataset", "first_token"], metadata=metadata)
+    measure = pa.MockOutputStream()
+    _write(measure, record_batch)
+    body = np.empty(measure.size(), dtype=np.uint8)
+    _write(pa.FixedSizeBufferWriter(pa.py_buffer(body)), record_batch)
+    return memoryview(body)
+
+
+def _write(sink: Any, record_batch: pa.RecordBatch) -> None:
+    with pa.ipc.new_stream(sink, record_batch.schema) as writer:
+        writer.write_batch(record_batch)
+
+
+def decode(body: Any) -> WindowBatch:
+    """The batch that a body holds; its arrays are views of it, writable where it is.
+
+    Raises DamagedDataError where the body is not a batch or its checksum does not fit.
+    """
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
+            record_batch = reader.read_next_batch()
+        record_batch.validate()
+        metadata = {key.decode(): value.decode() for key, value in (record_batch.schema.metadata or {}).items()}
+        header = _HEADER.validate_python(metadata)
+        window_column = record_batch.column("window")
+        window_length = window_column.type.list_size
+        batch = WindowBatch(
+            header,
+            _view(window_column.flatten(), body).reshape(-1, window_length),
+            _view(record_batch.column("dataset"), body),
+            _view(record_batch.column("first_token"), body),
+        )
+    except (
+        pa.ArrowInvalid,
+        KeyError,
+        StopIteration,
+        UnicodeDecodeError,
+        AttributeError,
+        ValueError,
+        OSError,
+    ) as error:
+        reason = validation_message(error) if isinstance(error, ValidationError) else error
+        raise DamagedDataError(f"the body of {len(body):,} bytes is not a superposed batch: {reason}") from None
+    expected_shape = (header.num_rows, header.geometry.window_length)
+    if batch.windows.shape != expected_shape or not len(batch.dataset) == len(batch.first_token) == header.num_rows:
+        raise DamagedDataError(
+            f"step {header.step}: windows of shape {batch.windows.shape}, expected {expected_shape} by the header"
+        )
+    found = checksum(batch.windows)
+    if found != header.checksum:
+        raise DamagedDataError(
+            f"step {header.step}: window checksum {found}, expected {header.checksum}: damaged on the way"
+        )
+    return batch
+
+
+def etag(body: Any) -> str:
+    """A strong entity tag of a body."""
+    return f'"{xxhash.xxh3_128_hexdigest(body)}"'
+
+
+def _view(column: pa.Array, body: Any) -> NDArray[Any]:
+    """A numeric column as a view of the body, which keeps the body's writability (pyarrow's own view loses it)."""
+    if column.null_count:
+        raise ValueError("a column holds nulls")
+    dtype = np.dtype(column.type.to_pandas_dtype())
+    if dtype.kind != "u":
+        raise ValueError(f"a column holds {column.type}, expected unsigned integers")
+    whole = np.frombuffer(body, dtype=np.uint8)
+    begin = column.buffers()[1].address - whole.ctypes.data + column.offset * dtype.itemsize
+    return whole[begin : begin + len(column) * dtype.itemsize].view(dtype)
