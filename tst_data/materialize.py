@@ -73,7 +73,7 @@ def materialize(
     with _locked(staging):
         if out.exists():  # finished by another process while this one waited for the lock
             return False
-        written = _read_journal(staging, description)
+        written = _read_journal(staging, description, shard_bytes)
         for number, stretch in enumerate(_stretches(description, shard_bytes)):
             if number == len(written):
                 written.append(_write_shard(plan, staging, number, stretch))
@@ -125,9 +125,7 @@ def _write_shard(plan: Plan, folder: Path, number: int, stretch: _Stretch) -> _W
     for step_of_phase in range(stretch.first_row_of_phase // phase.batch_size, -(-end // phase.batch_size)):
         batch = plan.read_batch(phase.first_step + step_of_phase)
         begin_of_step = step_of_phase * phase.batch_size
-        of_step = slice(
-            max(stretch.first_row_of_phase - begin_of_step, 0), min(end - begin_of_step, phase.batch_size)
-        )
+        of_step = slice(max(stretch.first_row_of_phase - begin_of_step, 0), min(end - begin_of_step, phase.batch_size))
         begin = begin_of_step + of_step.start - stretch.first_row_of_phase
         of_shard = rows[begin : begin + of_step.stop - of_step.start]
         of_shard["step"] = phase.first_step + step_of_phase
@@ -149,17 +147,18 @@ def _write_shard(plan: Plan, folder: Path, number: int, stretch: _Stretch) -> _W
     return _Written(shard=shard, entry=entry)
 
 
-def _read_journal(staging: Path, description: RunDescription) -> list[_Written]:
+def _read_journal(staging: Path, description: RunDescription, shard_bytes: int) -> list[_Written]:
     """The shards that an interrupted call left whole; begins the journal where there is none."""
     path = staging / JOURNAL_NAME
+    begin = {"fingerprint": description.fingerprint, "shard_bytes": shard_bytes}
     if not path.exists():
-        write_atomically(path, (json.dumps({"fingerprint": description.fingerprint}) + "\n").encode())
+        write_atomically(path, (json.dumps(begin) + "\n").encode())
     whole_lines = path.read_bytes().split(b"\n")[:-1]
-    begun = json.loads(whole_lines[0])["fingerprint"]
-    if begun != description.fingerprint:
+    begun = json.loads(whole_lines[0])
+    if begun != begin:
         raise ForeignDataError(
-            f"'{staging}' holds an unfinished materialisation of a run with fingerprint {begun}, not "
-            f"{description.fingerprint}; finish that one, or remove the folder"
+            f"'{staging}' holds an unfinished materialisation of {begun}, not {begin}; finish that one, or remove the "
+            "folder"
         )
     write_atomically(path, b"".join(line + b"\n" for line in whole_lines))
     return [_Written.model_validate_json(line) for line in whole_lines[1:]]

@@ -1,0 +1,29 @@
+"""The command line `tst-data`: convert, inspect and verify datasets; plan, preview and materialize runs."""
+
+from __future__ import annotations
+
+import typer
+
+from tst_data import convert_cli, run_cli
+from tst_data.command_line import run_app
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tst-data",
+    help="Documents to token shards, once; then superposed batches of any run over them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+convert_cli.register(app)
+run_cli.register(app)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()
