@@ -39,7 +39,8 @@ class FixedSampleEncoder:
         """The bytes of a shard of these samples, end to end, and its entry in `index.json`."""
         view = memoryview(np.ascontiguousarray(samples).view(np.uint8).reshape(-1))
         num_samples, rest = divmod(len(view), self._sample_bytes)
-        assert num_samples and not rest
+        assert num_samples
+        assert not rest
         if len(view) + 4 * num_samples + (1 << 16) > _MAXIMUM_SHARD_BYTES:
             raise InvalidInputError(f"a shard of {len(view)} bytes is too large; MDS allows under 4 GiB")
         starts = range(0, len(view), self._sample_bytes)
