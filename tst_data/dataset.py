@@ -76,7 +76,7 @@ class Dataset:
         """Tokens (num_tokens,) from `first_token` on, wherever shards end. A copy, in the dataset's dtype."""
         self._check_range(first_token, num_tokens)
         tokens = np.empty(num_tokens, self.dtype)
-        target = memoryview(tokens).cast("B") if num_tokens else memoryview(b"")
+        target = tokens.data.cast("B") if num_tokens else memoryview(b"")
         itemsize = self.dtype.itemsize
         done = 0
         while done < num_tokens:
@@ -115,7 +115,7 @@ class Dataset:
         target_starts = (targets * window_bytes)[order].tolist()
         used, counts = np.unique(shards[order], return_counts=True)
         ends = np.cumsum(counts).tolist()
-        view = memoryview(out).cast("B")
+        view = out.data.cast("B")
         begin = 0
         for shard, end in zip(used.tolist(), ends, strict=True):
             self._files.copy(shard, starts[begin:end], window_bytes, view, target_starts[begin:end])

@@ -28,6 +28,7 @@ __all__ = [
     "MANIFEST_NAME",
     "SHARD_TABLE_NAME",
     "Manifest",
+    "TokenDtype",
     "TokenizerDescription",
     "dataset_fingerprint",
     "document_file_name",
@@ -47,6 +48,7 @@ JOURNAL_NAME = "conversion.journal"
 """Stands in a folder for as long as its dataset is being written."""
 
 TokenDtype = Literal["uint16", "uint32"]
+"""Types of stored token ids."""
 
 
 class TokenizerDescription(BaseModel):

@@ -37,7 +37,7 @@ class FixedSampleEncoder:
 
     def encode(self, samples: np.ndarray, file_name: str) -> tuple[bytes, dict[str, Any]]:
         """The bytes of a shard of these samples, end to end, and its entry in `index.json`."""
-        view = memoryview(np.ascontiguousarray(samples).view(np.uint8).reshape(-1))
+        view = np.ascontiguousarray(samples).view(np.uint8).reshape(-1).data
         num_samples, rest = divmod(len(view), self._sample_bytes)
         assert num_samples
         assert not rest

@@ -12,6 +12,7 @@ never more than a quarter of the descriptors allowed.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import resource
@@ -72,6 +73,7 @@ def _descriptor_share() -> int:
     return _DEFAULT_MAPS if soft_limit < 0 else min(_DEFAULT_MAPS, soft_limit // 4)
 
 
+_owners = itertools.count()
 _process_cache = MapCache(_descriptor_share())
 
 
@@ -101,6 +103,7 @@ class ShardFiles:
         self._folder = folder
         self._table = table
         self._cache = cache
+        self._owner = next(_owners)
         self._verified: dict[int, tuple[Identity, bytearray]] = {}
 
     def copy(self, shard: int, starts: list[int], num_bytes: int, target: memoryview, target_starts: list[int]) -> None:
@@ -109,7 +112,7 @@ class ShardFiles:
         Raises DamagedDataError where the file is missing, has another size, or a piece has another hash; then
         nothing of the damaged piece has been copied, and every later attempt raises again.
         """
-        mapped = self._cache.get((id(self), shard), lambda: self._open(shard))
+        mapped = self._cache.get((self._owner, shard), lambda: self._open(shard))
         size = mapped.file_map.size()
         if size != len(mapped.view):
             raise self._wrong_size(shard, size)
@@ -123,7 +126,7 @@ class ShardFiles:
 
     def close(self) -> None:
         """Let go of the maps; a later read opens them again."""
-        self._cache.drop(id(self))
+        self._cache.drop(self._owner)
 
     def path(self, shard: int) -> Path:
         return self._folder / self._table.file_name(shard)

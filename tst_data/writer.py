@@ -33,6 +33,7 @@ from tst_data.manifest import (
     MANIFEST_NAME,
     SHARD_TABLE_NAME,
     Manifest,
+    TokenDtype,
     TokenizerDescription,
     dataset_fingerprint,
     document_file_name,
@@ -87,7 +88,8 @@ class DatasetWriter:
         self.folder = Path(folder)
         self._vocabulary_size = vocabulary_size
         self._end_of_text_id = end_of_text_id
-        self._dtype = _checked_dtype(dtype, vocabulary_size)
+        self._dtype_name = _checked_dtype(dtype, vocabulary_size)
+        self._dtype = np.dtype(self._dtype_name)
         self._sample_tokens = sample_tokens
         self._shard_tokens = _checked_shard_tokens(self._dtype, sample_tokens, shard_tokens)
         if not 0 <= end_of_text_id < vocabulary_size:
@@ -99,6 +101,7 @@ class DatasetWriter:
         self._buffer = np.empty(self._shard_tokens, self._dtype)
         self._filled = 0
         self._documents = DocumentColumns()
+        self._to_drop = 0
         self._take_up()
 
     def append(self, tokens: np.ndarray | Sequence[int], *, id: str, source: str, row: int) -> None:
@@ -239,7 +242,7 @@ class DatasetWriter:
             bytes=len(data),
             token_offset=len(data) - tokens.nbytes,
             num_documents=len(documents),
-            hash=hashlib.sha256(tokens).digest(),
+            hash=hashlib.sha256(tokens.data).digest(),
             documents_hash=hash_bytes(document_data),
             pieces=_piece_hashes(data),
         )
@@ -281,7 +284,7 @@ class DatasetWriter:
             tokenizer=tokenizer,
             end_of_text_id=self._end_of_text_id,
             vocabulary_size=self._vocabulary_size,
-            dtype=self._dtype.name,
+            dtype=self._dtype_name,
             sample_tokens=self._sample_tokens,
             num_tokens=self.num_tokens,
             num_documents=self._num_begun,
@@ -325,15 +328,15 @@ def write_dataset(
     return open_dataset(folder)
 
 
-def _checked_dtype(dtype: str | None, vocabulary_size: int) -> np.dtype:
+def _checked_dtype(dtype: str | None, vocabulary_size: int) -> TokenDtype:
     narrowest = dtype_for(vocabulary_size)
-    if dtype is None:
-        return np.dtype(narrowest)
-    if dtype not in ("uint16", "uint32") or (dtype == "uint16" and narrowest == "uint32"):
+    if dtype is None or dtype == narrowest:
+        return narrowest
+    if dtype != "uint32":
         raise InvalidInputError(
             f"dtype {dtype!r} cannot hold a vocabulary of {vocabulary_size} tokens; use {narrowest}"
         )
-    return np.dtype(dtype)
+    return "uint32"
 
 
 def _checked_shard_tokens(dtype: np.dtype, sample_tokens: int, shard_tokens: int | None) -> int:
