@@ -1,0 +1,104 @@
+"""`tst-serve`: serve runs over HTTP until told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from service.listening import listen, url_of
+from service.logs import configure_logs
+from service.metrics import FOLDER_VARIABLE
+from service.registry import Registry
+from service.settings import ServerSettings
+from service.supervisor import Supervisor
+from tst_data.command_line import run_app
+from tst_data.errors import InvalidInputError, validation_message
+
+__all__ = ["main"]
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+DEFAULTS = {name: field.default for name, field in ServerSettings.model_fields.items()}
+
+
+def _option(name: str, *flags: str) -> Any:
+    return typer.Option(*flags, help=ServerSettings.model_fields[name].description, envvar=f"TST_SERVE_{name.upper()}")
+
+
+@app.command()
+def serve(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="RUN_OR_FOLDER...", help="run files, or folders that hold run files")
+    ],
+    host: Annotated[str, _option("host")] = DEFAULTS["host"],
+    port: Annotated[int, _option("port")] = DEFAULTS["port"],
+    workers: Annotated[int, _option("workers")] = DEFAULTS["workers"],
+    builders: Annotated[int, _option("builders")] = DEFAULTS["builders"],
+    max_requests: Annotated[int, _option("max_requests")] = DEFAULTS["max_requests"],
+    grace_seconds: Annotated[int, _option("grace_seconds")] = DEFAULTS["grace_seconds"],
+    keep_alive_seconds: Annotated[int, _option("keep_alive_seconds")] = DEFAULTS["keep_alive_seconds"],
+    stalled_seconds: Annotated[int, _option("stalled_seconds")] = DEFAULTS["stalled_seconds"],
+    log_level: Annotated[str, _option("log_level")] = DEFAULTS["log_level"],
+    json_output: Annotated[bool, typer.Option("--json", help="say that it is ready as one line of JSON")] = False,
+) -> None:
+    """Serve the batches of runs over HTTP. SIGTERM or Ctrl-C stops it, letting requests in flight finish.
+
+    Example: tst-serve runs/wiki-s4.yaml --port 8000 --workers 2
+    """
+    try:
+        settings = ServerSettings(
+            sources=tuple(sources),
+            host=host,
+            port=port,
+            workers=workers,
+            builders=builders,
+            max_requests=max_requests,
+            grace_seconds=grace_seconds,
+            keep_alive_seconds=keep_alive_seconds,
+            stalled_seconds=stalled_seconds,
+            log_level=log_level,
+        )
+    except ValidationError as error:
+        raise InvalidInputError(validation_message(error)) from None
+    _serve(settings, as_json=json_output)
+
+
+def _serve(settings: ServerSettings, *, as_json: bool) -> None:
+    registry = Registry.open(settings.sources)
+    runs = [(run.name, run.description.fingerprint) for run in registry]
+    registry.close()
+    metrics_folder = tempfile.mkdtemp(prefix="tst-serve-metrics-")
+    os.environ[FOLDER_VARIABLE] = metrics_folder
+    try:
+        configure_logs(settings.log_level)
+        with listen(settings.host, settings.port, stalled_seconds=settings.stalled_seconds) as listener:
+            base = url_of(listener)
+            urls = {name: f"{base}/v1/runs/{name}" for name, _ in runs}
+
+            def announce() -> None:
+                if as_json:
+                    served = [{"name": name, "fingerprint": mark, "url": urls[name]} for name, mark in runs]
+                    line = json.dumps({"ready": True, "url": base, "pid": os.getpid(), "runs": served})
+                else:
+                    line = f"ready: {' '.join(urls.values())}"
+                typer.echo(line)
+
+            Supervisor(settings, listener, metrics_folder).run(announce)
+    finally:
+        shutil.rmtree(metrics_folder, ignore_errors=True)
+
+
+def main() -> None:
+    """Entry point of `tst-serve`."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What was served, for Prometheus: counters and histograms that all worker processes share.
+
+prometheus-client keeps the values of each process in a mapped file of a folder that the supervisor makes for this
+server alone and removes with it, so counts survive a worker that is replaced and no state outlives the server.
+Labels are route templates and names of served runs, never text from a request, so their number is bounded.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+__all__ = ["CONTENT_TYPE", "FOLDER_VARIABLE", "Metrics"]
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Read by prometheus-client when it is first imported: set before the worker processes start."""
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """The instruments of one application."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        shared: dict[str, Any] = {"registry": self._registry}
+        self.requests = Counter("tst_requests", "Requests answered.", ("route", "status", "run"), **shared)
+        self.request_seconds = Histogram(
+            "tst_request_seconds", "From the request to its last byte sent.", ("route",), buckets=SECONDS, **shared
+        )
+        self.in_flight = Gauge(
+            "tst_requests_in_flight", "Requests not yet answered.", multiprocess_mode="livesum", **shared
+        )
+        self.build_seconds = Histogram(
+            "tst_batch_build_seconds", "Gathering, hashing and encoding a batch.", ("run",), buckets=SECONDS, **shared
+        )
+        self.batches = Counter("tst_batches_served", "Batches sent.", ("run",), **shared)
+        self.tokens = Counter("tst_tokens_served", "Tokens sent, windows with their lookahead.", ("run",), **shared)
+        self.bytes = Counter("tst_bytes_served", "Bytes of batches sent.", ("run",), **shared)
+        self.last_step = Gauge("tst_last_step", "Step served last.", ("run",), multiprocess_mode="mostrecent", **shared)
+        self.damaged = Counter("tst_damaged_data", "Requests that met damaged data.", ("run",), **shared)
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus reads, over all worker processes."""
+        folder = os.environ.get(FOLDER_VARIABLE)
+        if not folder:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
