@@ -70,7 +70,7 @@ class Dataset:
     @property
     def num_bytes(self) -> int:
         """Bytes of all shard files."""
-        return int(self._table.bytes.sum())
+        return int(self._table.num_bytes.sum())
 
     def read(self, first_token: int, num_tokens: int) -> np.ndarray:
         """Tokens (num_tokens,) from `first_token` on, wherever shards end. A copy, in the dataset's dtype."""
@@ -128,12 +128,12 @@ class Dataset:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens, from the files in the folder."""
-        from tst_data.tokenizers import load_saved_tokenizer
+        from tst_data.tokenizers import Tokenizer
 
         for name, expected in self.manifest.files.items():
             if name.startswith("tokenizer"):
                 _verify_file(self.path, name, expected)
-        return load_saved_tokenizer(self.path)
+        return Tokenizer.load(self.path)
 
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
         """Read everything and compare it with what was written; `progress` is given bytes done since last time.

@@ -122,7 +122,7 @@ def dataset_fingerprint(
     identity = {
         "dtype": dtype,
         "end_of_text_id": end_of_text_id,
-        "shards": hashlib.sha256(rows).hexdigest(),
+        "shards": hashlib.sha256(rows.data).hexdigest(),
         "tokenizer": tokenizer_hash,
         "vocabulary_size": vocabulary_size,
     }

@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
         pa.field("samples", pa.uint32(), nullable=False),
         pa.field("sample_tokens", pa.uint32(), nullable=False),
         pa.field("tokens", pa.uint64(), nullable=False),
-        pa.field("bytes", pa.uint64(), nullable=False),
+        pa.field("num_bytes", pa.uint64(), nullable=False),
         pa.field("token_offset", pa.uint64(), nullable=False),
         pa.field("num_documents", pa.uint64(), nullable=False),
         pa.field("hash", pa.binary(32), nullable=False),
@@ -53,7 +53,7 @@ class ShardRecord:
     samples: int
     sample_tokens: int
     tokens: int
-    bytes: int
+    num_bytes: int
     token_offset: int
     """Where in the file the tokens begin; they are contiguous from there to its end."""
     num_documents: int
@@ -63,7 +63,7 @@ class ShardRecord:
     documents_hash: str
     """xxh3_128 of the shard's document file."""
     pieces: np.ndarray
-    """xxh3_64 of every piece of the file, header included: uint64 (ceil(bytes / PIECE_BYTES),)."""
+    """xxh3_64 of every piece of the file, header included: uint64 (ceil(num_bytes / PIECE_BYTES),)."""
 
 
 def write_shard_table(path: Path, records: Iterable[ShardRecord]) -> None:
@@ -113,7 +113,7 @@ class ShardTable:
         self.samples = _int64(table, "samples")
         self.sample_tokens = _int64(table, "sample_tokens")
         self.tokens = _int64(table, "tokens")
-        self.bytes = _int64(table, "bytes")
+        self.num_bytes = _int64(table, "num_bytes")
         self.token_offset = _int64(table, "token_offset")
         self.num_documents = _int64(table, "num_documents")
         self.hashes = _fixed_size_bytes(table, "hash")

@@ -134,7 +134,7 @@ class ShardFiles:
     def damaged_piece(self, shard: int, piece: int) -> DamagedDataError:
         """The error that names a piece."""
         start = piece << _PIECE_SHIFT
-        end = min(start + PIECE_BYTES, int(self._table.bytes[shard]))
+        end = min(start + PIECE_BYTES, int(self._table.num_bytes[shard]))
         return DamagedDataError(
             f"{self.path(shard)}: piece {piece} (bytes {start} to {end - 1}) is not what was written; "
             "restore the file from a copy"
@@ -142,19 +142,19 @@ class ShardFiles:
 
     def check_size(self, shard: int, status: os.stat_result) -> None:
         """Raise DamagedDataError unless the file has the size that was written."""
-        if status.st_size != self._table.bytes[shard]:
+        if status.st_size != self._table.num_bytes[shard]:
             raise self._wrong_size(shard, status.st_size)
 
     def missing(self, shard: int, error: OSError) -> DamagedDataError:
         """The error for a file that cannot be opened."""
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         return DamagedDataError(
-            f"{self.path(shard)}: {reason}; expected {self._table.bytes[shard]} bytes; restore it from a copy"
+            f"{self.path(shard)}: {reason}; expected {self._table.num_bytes[shard]} bytes; restore it from a copy"
         )
 
     def _wrong_size(self, shard: int, size: int) -> DamagedDataError:
         return DamagedDataError(
-            f"{self.path(shard)}: has {size} bytes, expected {self._table.bytes[shard]}; restore the file from a copy"
+            f"{self.path(shard)}: has {size} bytes, expected {self._table.num_bytes[shard]}; restore the file from a copy"
         )
 
     def _open(self, shard: int) -> _MappedShard:

@@ -239,7 +239,7 @@ class DatasetWriter:
             samples=length // sample_tokens,
             sample_tokens=sample_tokens,
             tokens=length,
-            bytes=len(data),
+            num_bytes=len(data),
             token_offset=len(data) - tokens.nbytes,
             num_documents=len(documents),
             hash=hashlib.sha256(tokens.data).digest(),
