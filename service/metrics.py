@@ -50,5 +50,5 @@ class Metrics:
         if not folder:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, path=folder)
         return generate_latest(registry)

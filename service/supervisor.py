@@ -84,15 +84,15 @@ class Supervisor:
 
     def _wait_until_ready(self) -> bool:
         """True when every worker serves, False when told to stop first."""
-        waiting = {worker.report: worker for worker in self._workers}
+        waiting = list(self._workers)
         deadline = time.monotonic() + START_SECONDS
         while waiting and not self._signals:
-            for report in connection.wait([*waiting, self._wake], timeout=1.0):
-                if report is not self._wake:
-                    worker = waiting.pop(report)  # type: ignore[arg-type]
-                    reason = _outcome(worker)
-                    if reason:
-                        raise UnavailableError(f"a worker process cannot start: {reason}")
+            reported = connection.wait([worker.report for worker in waiting] + [self._wake], timeout=1.0)
+            for worker in [worker for worker in waiting if worker.report in reported]:
+                reason = _outcome(worker)
+                if reason:
+                    raise UnavailableError(f"a worker process cannot start: {reason}")
+                waiting.remove(worker)
             if time.monotonic() > deadline:
                 raise UnavailableError(f"the worker processes are not ready after {START_SECONDS:.0f} s")
         return not self._signals
@@ -123,7 +123,7 @@ class Supervisor:
     def _retire(self, worker: _Worker) -> None:
         worker.process.join()
         worker.report.close()
-        mark_process_dead(worker.process.pid, self._metrics_folder)  # type: ignore[no-untyped-call]
+        mark_process_dead(worker.process.pid, self._metrics_folder)
 
     def _stop(self) -> None:
         """Ask the workers to end, give requests in flight their grace, kill what is left (a second signal: now)."""
