@@ -1,0 +1,19 @@
+"""The trainer's side: superposed batches in torch, bag embedding, loss, and the model wrapper.
+
+Importing this loads torch; it loads no `transformers`, `streaming` or `datasets`.
+"""
+
+from trainer_client.batch import Batch
+from trainer_client.loss import linear_multi_hot_cross_entropy, multi_hot_cross_entropy
+from trainer_client.model import SuperposedLM
+from trainer_client.stream import BatchStream
+from trainer_client.superpose import superpose
+
+__all__ = [
+    "Batch",
+    "BatchStream",
+    "SuperposedLM",
+    "linear_multi_hot_cross_entropy",
+    "multi_hot_cross_entropy",
+    "superpose",
+]

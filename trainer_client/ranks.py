@@ -1,0 +1,61 @@
+"""Data-parallel coordinates: which share of each step a process reads.
+
+Peers of a tensor- or pipeline-parallel group pass the same rank; what is found here by default is right only
+where every process is a data-parallel one.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from tst_data.description import RunDescription
+from tst_data.errors import InvalidInputError
+
+__all__ = ["check_shares", "coordinates"]
+
+
+def coordinates(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Rank and world size: as given, else of `torch.distributed`, else of RANK and WORLD_SIZE, else 0 of 1."""
+    if rank is None or world_size is None:
+        found_rank, found_world_size = _surroundings()
+        rank = found_rank if rank is None else rank
+        world_size = found_world_size if world_size is None else world_size
+    for name, value in (("rank", rank), ("world_size", world_size)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidInputError(f"{name} is {value!r}; expected a whole number")
+    if world_size < 1:
+        raise InvalidInputError(f"world_size is {world_size}; expected at least 1")
+    if not 0 <= rank < world_size:
+        raise InvalidInputError(f"rank is {rank}; expected 0 to {world_size - 1}, for world_size is {world_size}")
+    return rank, world_size
+
+
+def check_shares(description: RunDescription, world_size: int, micro_batches: int) -> None:
+    """Refuse a run of which some phase's batch cannot be shared out; better now than in mid-run."""
+    shares = world_size * micro_batches
+    for phase in description.phases:
+        if phase.batch_size % shares:
+            raise InvalidInputError(
+                f"phase {phase.phase} of run '{description.name}' has batch size {phase.batch_size}, which "
+                f"world_size {world_size} x micro_batches {micro_batches} = {shares} does not divide; "
+                "choose numbers that divide the batch size of every phase"
+            )
+
+
+def _surroundings() -> tuple[int, int]:
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return _environment_number("RANK", 0), _environment_number("WORLD_SIZE", 1)
+
+
+def _environment_number(name: str, default: int) -> int:
+    text = os.environ.get(name)
+    if text is None or not text.strip():
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidInputError(f"environment variable {name} is {text!r}; expected a whole number") from None
