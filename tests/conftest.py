@@ -1,0 +1,87 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import settings
+
+from tst_data.dataset import Dataset
+from tst_data.writer import write_dataset
+
+settings.register_profile("no deadline", deadline=None)  # speed is measured in benchmarks/, never in a test
+settings.load_profile("no deadline")
+
+END_OF_TEXT = 255
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_documents() -> list[np.ndarray]:
+    """The token ids of the documents in `tiny_dataset`, without the closing end-of-text token 255."""
+    random = np.random.default_rng(20260511)
+    lengths = random.integers(0, 400, 300)
+    lengths[::50] = 0
+    return [random.integers(0, END_OF_TEXT, length).astype(np.uint16) for length in lengths]
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, tiny_documents: list[np.ndarray]) -> Iterator[Dataset]:
+    """About 60,000 tokens of a vocabulary of 256 in shards of 4,096, with a tail. Copy the folder to change it."""
+    folder = tmp_path_factory.mktemp("tiny") / "dataset"
+    with write_dataset(
+        folder,
+        tiny_documents,
+        vocabulary_size=256,
+        end_of_text_id=END_OF_TEXT,
+        sample_tokens=64,
+        shard_tokens=4096,
+    ) as dataset:
+        yield dataset
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real text and a real tokenizer that may lie beside the project; tests that need them skip without."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    return folder
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """`make_run(datasets, name="test", **changes)` writes a run file and gives its path.
+
+    `datasets` is a folder, a dataset, or a list of them or of mappings; two phases of two and three steps unless
+    `phases` is given.
+    """
+
+    def write(datasets: Any, *, name: str = "test", folder: Path = tmp_path, **changes: Any) -> Path:
+        listed = datasets if isinstance(datasets, Sequence) and not isinstance(datasets, str) else [datasets]
+        content = {
+            "name": name,
+            "datasets": [_reference(dataset) for dataset in listed],
+            "sequence_length": 16,
+            "batch_size": 4,
+            "seed": 17,
+            "phases": [{"bag_size": 4, "steps": 2}, {"bag_size": 1, "steps": 3}],
+            **changes,
+        }
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    return write
+
+
+def _reference(dataset: Any) -> dict[str, Any]:
+    if isinstance(dataset, dict):
+        return dataset
+    return {"path": str(dataset.path if isinstance(dataset, Dataset) else dataset)}
