@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +38,9 @@ def open_dataset(path: str | Path, *, max_maps: int | None = None) -> Dataset:
     process share one bound. Raises NotFoundError, InvalidInputError (not a dataset, not finished, other format)
     or DamagedDataError (manifest or shard table changed).
     """
-    folder = Path(os.path.abspath(path)) if "://" not in str(path) else Path(path)
+    if re.match("[a-z][a-z0-9]+:/", str(path)):
+        raise InvalidInputError(f"dataset {path}: only folders can be opened; copy it to a disk first")
+    folder = Path(path).absolute()
     manifest = load_manifest(folder)
     _verify_file(folder, SHARD_TABLE_NAME, manifest.files.get(SHARD_TABLE_NAME, "no hash"))
     cache = default_map_cache() if max_maps is None else MapCache(max_maps)
@@ -128,12 +131,12 @@ class Dataset:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens, from the files in the folder."""
-        from tst_data.tokenizers import Tokenizer
+        from tst_data.tokenizers import load_saved_tokenizer
 
         for name, expected in self.manifest.files.items():
             if name.startswith("tokenizer"):
                 _verify_file(self.path, name, expected)
-        return Tokenizer.load(self.path)
+        return load_saved_tokenizer(self.path)
 
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
         """Read everything and compare it with what was written; `progress` is given bytes done since last time.

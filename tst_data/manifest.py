@@ -145,8 +145,6 @@ def load_manifest(folder: Path) -> Manifest:
     Raises NotFoundError where there is no folder, InvalidInputError where it is no (finished) dataset of this
     format, DamagedDataError where the manifest is not the one that was written.
     """
-    if "://" in str(folder) or str(folder).startswith(("s3:/", "gs:/", "hf:/")):
-        raise InvalidInputError(f"dataset {folder}: only folders can be opened; copy it to a disk first")
     if not folder.is_dir():
         raise NotFoundError(f"dataset {folder}: there is no such folder; check the path")
     if (folder / JOURNAL_NAME).exists():

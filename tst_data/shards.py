@@ -154,7 +154,7 @@ class ShardFiles:
 
     def _wrong_size(self, shard: int, size: int) -> DamagedDataError:
         return DamagedDataError(
-            f"{self.path(shard)}: has {size} bytes, expected {self._table.num_bytes[shard]}; restore the file from a copy"
+            f"{self.path(shard)}: has {size} bytes, expected {self._table.num_bytes[shard]}; restore it from a copy"
         )
 
     def _open(self, shard: int) -> _MappedShard:

@@ -102,7 +102,11 @@ class DatasetWriter:
         self._filled = 0
         self._documents = DocumentColumns()
         self._to_drop = 0
-        self._take_up()
+        try:
+            self._take_up()
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, tokens: np.ndarray | Sequence[int], *, id: str, source: str, row: int) -> None:
         """Add a document: its token ids, the closing end-of-text token included."""
