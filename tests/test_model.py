@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-
 from trainer_client.hugging_face import import_transformers
 from trainer_client.loss import multi_hot_cross_entropy
 from trainer_client.model import SuperposedLM

@@ -43,6 +43,9 @@ class _Step:
         self.targets = targets  # (b, L, s)
         self.input_ids = input_ids  # (b, L)
         self.inputs_embeds = inputs_embeds  # (b, L, d)
+        # Without a mask and a cache, transformers looks for packed sequences in the positions and builds a mask
+        # (b, 1, L, L) of its own, which keeps attention from its causal kernel: a tenth to a quarter of a small step.
+        self.attention_mask = targets.new_ones(targets.shape[:-1], dtype=torch.bool)  # (b, L)
 
 
 class SuperposedLM(nn.Module):
@@ -94,7 +97,12 @@ class SuperposedLM(nn.Module):
         # Compiled, tokens are looked up outside too: the trunk then sees (b, L, d) on both sides of the switch.
         step = self._prepare(batch, look_up=torch.compiler.is_compiling())
         predictor = self._trunk if self.fuses_loss else self.model
-        outputs = predictor(input_ids=step.input_ids, inputs_embeds=step.inputs_embeds, use_cache=False)
+        outputs = predictor(
+            input_ids=step.input_ids,
+            inputs_embeds=step.inputs_embeds,
+            attention_mask=step.attention_mask,
+            use_cache=False,
+        )
         return SuperposedOutput(self._loss(outputs, step))
 
     @torch.compiler.disable
