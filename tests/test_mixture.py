@@ -60,5 +60,5 @@ def test_a_scale_does_not_matter() -> None:
 
 
 def test_a_weight_that_would_vanish_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="0.0001 is under half a thousandth"):
+    with pytest.raises(InvalidInputError, match=r"0.0001 is under half a thousandth"):
         thousandths([1, 0.0001])

@@ -232,7 +232,7 @@ def test_a_step_outside_the_run_is_refused(step: int) -> None:
 
 
 def test_a_window_larger_than_every_shard_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="phase 1 needs windows of 401 tokens, but the longest .* holds 400"):
+    with pytest.raises(InvalidInputError, match=r"phase 1 needs windows of 401 tokens, but the longest .* holds 400"):
         small_schedule(phases=[{"bag_size": 1, "steps": 1}, {"bag_size": 100, "steps": 1}])
 
 

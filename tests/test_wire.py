@@ -108,7 +108,7 @@ def test_another_table_is_refused() -> None:
 def test_a_changed_token_is_named() -> None:
     batch = make_batch(np.random.default_rng(0), 2, 1, np.uint16, SMALL)
     batch.windows[1, 3] ^= 1
-    with pytest.raises(DamagedDataError, match="checksum .* expected .*: damaged on the way"):
+    with pytest.raises(DamagedDataError, match=r"checksum .* expected .*: damaged on the way"):
         decode(encode(batch))
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from tst_data.description import PhaseDescription, RunDescription
 from tst_data.errors import ForeignDataError, InvalidInputError
-from tst_data.files import sync_folder, write_atomically, write_file_atomically
+from tst_data.files import TEMPORARY_SUFFIX, sync_folder, write_atomically, write_file_atomically
 from tst_data.manifest import INDEX_NAME, shard_file_name
 from tst_data.materialized_format import (
     COLUMNS,
@@ -73,6 +73,8 @@ def materialize(
     with _locked(staging):
         if out.exists():  # finished by another process while this one waited for the lock
             return False
+        for half_written in staging.glob(f"*{TEMPORARY_SUFFIX}"):
+            half_written.unlink()
         written = _read_journal(staging, description, shard_bytes)
         for number, stretch in enumerate(_stretches(description, shard_bytes)):
             if number == len(written):

@@ -76,15 +76,10 @@ class Plan:
         selected = self.windows(step, rank, world_size)
         windows = np.empty((len(selected.dataset), phase.window_length), dtype=self.dtype)
         first_tokens = selected.first_token.astype(np.int64)
-        if len(self.datasets) == 1:
-            self.datasets[0].gather(first_tokens, windows)
-        else:
-            for index, dataset in enumerate(self.datasets):
-                rows = np.flatnonzero(selected.dataset == index)
-                if rows.size:
-                    part = np.empty((len(rows), phase.window_length), dtype=self.dtype)
-                    dataset.gather(first_tokens[rows], part)
-                    windows[rows] = part
+        for index, dataset in enumerate(self.datasets):
+            rows = np.flatnonzero(selected.dataset == index)
+            if rows.size:
+                dataset.gather(first_tokens[rows], windows, rows)
         header = BatchHeader(
             run=self.run.name,
             fingerprint=self.fingerprint,
