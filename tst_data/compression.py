@@ -78,7 +78,7 @@ def _unpacked(file: IO[bytes], compression: str | None) -> io.BufferedIOBase:
     elif compression == "xz":
         raw = lzma.LZMAFile(file)  # noqa: SIM115 (it closes with `file`)
     elif compression == "bzip2":
-        raw = bz2.BZ2File(file)  # noqa: SIM115
+        raw = bz2.BZ2File(file)
     elif compression == "zstd":
         raw = _ZstdReader(file)
     return io.BufferedReader(cast("io.RawIOBase", raw), _BUFFER_BYTES)
