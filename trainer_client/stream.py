@@ -77,7 +77,7 @@ class BatchStream:
         _whole("start_step", start_step, at_least=0)
         if not isinstance(timeout_seconds, int | float) or not 0 < timeout_seconds < math.inf:
             raise InvalidInputError(f"timeout_seconds is {timeout_seconds!r}; expected seconds, more than 0")
-        self.device = torch.device(device) if device is not None else None
+        self.device = _device(device)
         self._source = open_source(
             source, token=token, timeout_seconds=timeout_seconds, pin_memory=torch.cuda.is_available()
         )
@@ -282,6 +282,13 @@ def _chained(digest: str, step: int, micro_batch: int, checksum: str) -> str:
 
 def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 32 and set(value) <= set("0123456789abcdef")
+
+
+def _device(device: torch.device | str | int | None) -> torch.device | None:
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InvalidInputError(f"device is {device!r}; expected what torch.device takes, like 'cuda:0'") from None
 
 
 def _whole(name: str, value: Any, *, at_least: int) -> int:
