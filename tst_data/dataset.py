@@ -1,8 +1,8 @@
 """A dataset on disk, opened for reading: tokens by position in the token stream, and the documents behind them.
 
-Opening reads the manifest and the scalar columns of the shard table (O(shards): 100,000 in about a fifth of a
-second) and opens no shard. Tokens are copied out of memory maps by byte slices, verified piece by piece when
-first touched; see `shards`.
+Opening reads the manifest and the scalar columns of the shard table (O(shards): 100,000 in 0.3 s and 85 MB) and
+opens no shard. Tokens are copied out of memory maps by byte slices, verified piece by piece when first touched; see
+`shards`.
 """
 
 from __future__ import annotations

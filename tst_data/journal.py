@@ -67,6 +67,7 @@ class Journal:
         line = {
             **vars(record),
             "hash": record.hash.hex(),
+            "documents_hash": record.documents_hash.hex(),
             "pieces": record.pieces.astype("<u8").tobytes().hex(),
         }
         self._append_line(
@@ -136,6 +137,7 @@ class Journal:
 def _entry(content: dict[str, Any]) -> JournalEntry:
     record = dict(content["record"])
     record["hash"] = bytes.fromhex(record["hash"])
+    record["documents_hash"] = bytes.fromhex(record["documents_hash"])
     record["pieces"] = np.frombuffer(bytes.fromhex(record["pieces"]), "<u8")
     return JournalEntry(
         record=ShardRecord(**record),
