@@ -69,7 +69,6 @@ def test_streaming_dataset_reads_the_same_tokens(tmp_path: Path, dtype: str) -> 
     assert dataset.dtype == dtype
     assert dataset.shard_tokens[-1] < 16
     streaming = import_streaming()
-    streaming.base.util.clean_stale_shared_memory()
     oracle = streaming.StreamingDataset(local=str(dataset.path), shuffle=False, batch_size=1, validate_hash="xxh3_64")
     samples = [oracle[index]["tokens"] for index in range(len(oracle))]
     assert {len(sample) for sample in samples} == {16, int(dataset.shard_tokens[-1])}
