@@ -1,8 +1,9 @@
-"""The answer to a batch request: gathered, hashed and encoded in a thread, sent as one body, then forgotten.
+"""The answer to a batch request: gathered, hashed and encoded in a thread, sent, then forgotten.
 
-The body is one buffer, never copied on its way to the socket. The last, empty message is what makes the server wait
-until the kernel has taken the body: only then is the request's place in the gate free again, so memory stays bounded
-whatever the clients do. An answer never changes, so any cache may keep it; the strong ETag is a hash of the body.
+The tokens go from the maps into one buffer and from there to the socket. The last, empty message is what makes the
+server wait until the kernel has taken the body: only then is the request's place in the gate free again, so memory
+stays bounded whatever the clients do. An answer never changes, so any cache may keep it; the strong ETag is a hash
+of the body.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class BatchAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.gate.admitted():
-            body, etag, num_tokens, seconds = await self.gate.run(self.build)
+            parts, etag, num_tokens, seconds = await self.gate.run(self.build)
+            num_bytes = sum(len(part) for part in parts)
             self.metrics.build_seconds.labels(self.run.name).observe(seconds)
             headers = [(b"etag", etag.encode()), (b"cache-control", CACHE_CONTROL.encode())]
             if matches(etag, Headers(scope=scope).get("if-none-match")):
@@ -56,26 +58,27 @@ class BatchAnswer(Response):
                 return
             headers += [
                 (b"content-type", wire.CONTENT_TYPE.encode()),
-                (b"content-length", str(len(body)).encode()),
+                (b"content-length", str(num_bytes).encode()),
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             if "bodiless" in scope:
                 await send({"type": "http.response.body", "body": b""})
                 return
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
             name = self.run.name
             self.metrics.batches.labels(name).inc()
             self.metrics.tokens.labels(name).inc(num_tokens)
-            self.metrics.bytes.labels(name).inc(len(body))
+            self.metrics.bytes.labels(name).inc(num_bytes)
             self.metrics.last_step.labels(name).set(self.step)
 
 
-def _build(run: ServedRun, step: int, rank: int, world_size: int) -> tuple[memoryview, str, int, float]:
+def _build(run: ServedRun, step: int, rank: int, world_size: int) -> tuple[list[memoryview], str, int, float]:
     start = time.perf_counter()
     batch = run.plan.read_batch(step, rank, world_size)
-    body = wire.encode(batch)
-    return memoryview(body).cast("B"), wire.etag(body), batch.windows.size, time.perf_counter() - start
+    parts = wire.encode_parts(batch)
+    return parts, wire.etag(*parts), batch.windows.size, time.perf_counter() - start
 
 
 class GatedJSON(Response):

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import threading
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
@@ -19,11 +20,15 @@ import uvicorn
 
 from service.app import create_app
 from service.logs import configure_logs
+from service.memory import keep_freed_memory
 from service.metrics import FOLDER_VARIABLE
 from service.settings import ServerSettings
 from tst_data.errors import TSTError
 
 __all__ = ["serve"]
+
+SWITCH_SECONDS = 0.0005
+"""How long a builder may keep the interpreter's lock from the event loop: Python's own 5 ms is a whole batch."""
 
 
 class _ReportingServer(uvicorn.Server):
@@ -44,6 +49,8 @@ def serve(settings: ServerSettings, listener: socket.socket, report: Connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     configure_logs(settings.log_level)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    keep_freed_memory()
     try:
         app = create_app(settings)
     except (TSTError, OSError) as error:
