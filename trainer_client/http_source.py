@@ -6,8 +6,8 @@ bodies that moves 2.6 GB/s, urllib3 1.6 and httpx 0.6. Proxy settings of the env
 followed.
 
 What is tried again until the deadline: connections that fail, time-outs, 408, 429 and 5xx (Retry-After is
-honoured). Bodies that do not check are asked for again a few times, for the damage may have come on the way; a
-server that reports damaged data is believed at once. All else is an error of the request and raised as such.
+honoured). Bodies that do not check, or are of other data, are asked for again a few times, for the damage may have
+come on the way; a server that reports damaged data is believed at once. All else is an error of the request and raised as such.
 """
 
 from __future__ import annotations
@@ -183,12 +183,12 @@ class HttpReader:
             except _TemporaryError as caught:
                 error: Exception = caught
                 asked_seconds = caught.retry_after_seconds
-            except DamagedDataError as caught:
+            except (DamagedDataError, ForeignDataError) as caught:
                 error = caught
                 num_damaged += 1
                 if num_damaged == NUM_DAMAGED_TRIES:
-                    raise DamagedDataError(
-                        f"{what} of {source.location} came damaged {num_damaged} times: {caught}"
+                    raise type(caught)(
+                        f"{what} of {source.location}, asked for {num_damaged} times: {caught}"
                     ) from None
             except _RefusedError as caught:
                 raise caught.error(f"{what} of {source.location}: {caught}") from None
@@ -330,13 +330,13 @@ def _check_header(batch: WindowBatch, description: RunDescription, step: int, ra
     """Raise unless the batch is what was asked for, of the run that was described."""
     header = batch.header
     if header.fingerprint != description.fingerprint:
-        raise _RefusedError(
-            ForeignDataError,
+        raise ForeignDataError(
             f"the server now gives data of fingerprint {header.fingerprint}, this stream began with "
-            f"{description.fingerprint}; serve the run that it began with, or start a new stream",
+            f"{description.fingerprint}; serve the run that it began with, or start a new stream"
         )
     phase = description.phase(step)
     expected = {
+        "run": description.name,
         "order_version": description.order_version,
         "step": step,
         "phase": phase.phase,
