@@ -9,12 +9,14 @@ import json
 import sys
 from typing import Any, NoReturn
 
-import click
 import typer
 
 from tst_data.errors import TSTError
 
 __all__ = ["print_json", "run_app"]
+
+_UsageError: Any = typer.BadParameter.__base__
+"""Typer carries a click of its own from 0.2x on and names only this child of the class."""
 
 
 def run_app(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
@@ -22,7 +24,7 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, standalone_mode=False)
-    except click.UsageError as error:
+    except _UsageError as error:
         hint = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
         _fail(f"{error.format_message()}{hint}", 2)
     except TSTError as error:
@@ -32,7 +34,7 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
             raise
         place = f"'{error.filename}': " if error.filename is not None else ""
         _fail(f"{place}{error.strerror or error}", 1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     sys.exit(result if isinstance(result, int) else 0)
 
