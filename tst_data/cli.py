@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from tst_data import convert_cli, run_cli
@@ -12,7 +14,6 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="tst-data",
     help="Documents to token shards, once; then superposed batches of any run over them.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -22,7 +23,7 @@ run_cli.register(app)
 
 def main() -> None:
     """Entry point of the console script."""
-    run_app(app)
+    run_app(app, sys.argv[1:] or ["--help"])
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import sys
 from typing import Any, NoReturn
 
 import typer
+from rich.console import Console
 
 from tst_data.errors import TSTError
 
-__all__ = ["print_json", "run_app"]
+__all__ = ["output_console", "print_json", "run_app"]
 
 _UsageError: Any = typer.BadParameter.__base__
 """Typer carries a click of its own from 0.2x on and names only this child of the class."""
@@ -37,6 +38,11 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def output_console() -> Console:
+    """Where tables for people go: stdout, as wide as the terminal, or wide enough for any table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 def print_json(value: Any) -> None:

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from tst_data.command_line import print_json
+from tst_data.command_line import output_console, print_json
 from tst_data.errors import InvalidInputError
 from tst_data.plan import Plan
 from tst_data.plan_report import PlanReport, report_plan
@@ -59,17 +59,13 @@ def plan(
 
 
 def _print_report(report: PlanReport) -> None:
-    console = Console()
+    console = output_console()
     console.print(
         f"run {report.run}: {report.total_steps:,} steps, {report.total_tokens:,} raw tokens, "
-        f"{report.total_latent_positions:,} latent positions, {report.total_passed_over:,} tokens passed over",
-        highlight=False,
+        f"{report.total_latent_positions:,} latent positions, {report.total_passed_over:,} tokens passed over"
     )
-    console.print(f"fingerprint {report.fingerprint}", highlight=False)
-    table = Table(box=None, header_style="bold")
-    for name in ("phase", "steps", "s", "superpose", "B", "L", "windows", "raw tokens", "latents", "passed over"):
-        table.add_column(name, justify="right")
-    table.add_column(f"at {report.step_seconds:g} s a step", justify="right")
+    console.print(f"fingerprint {report.fingerprint}")
+    table = _table("phase", "steps", "s", "superpose", "B", "L", "windows", "raw tokens", "latents", "passed over")
     for phase in report.phases:
         table.add_row(
             str(phase.phase),
@@ -82,12 +78,10 @@ def _print_report(report: PlanReport) -> None:
             f"{phase.tokens:,}",
             f"{phase.latent_positions:,}",
             f"{phase.passed_over:,}",
-            f"{phase.tokens_per_second:,.0f} tokens/s, {phase.bytes_per_second / 1e6:,.1f} MB/s",
         )
     console.print(table)
-    uses = Table(box=None, header_style="bold")
-    for name in ("phase", "windows", "raw tokens", "epochs", "over at ends", "over at switch", "dataset"):
-        uses.add_column(name, justify="left" if name == "dataset" else "right")
+    uses = _table("phase", "windows", "raw tokens", "epochs", "left at shard ends", "left at the switch", "dataset")
+    uses.columns[-1].justify = "left"
     for phase in report.phases:
         for use in phase.datasets:
             uses.add_row(
@@ -100,6 +94,18 @@ def _print_report(report: PlanReport) -> None:
                 Text(use.path),
             )
     console.print(uses)
+    for phase in report.phases:
+        console.print(
+            f"phase {phase.phase} at {report.step_seconds:g} s a step: {phase.tokens_per_second:,.0f} tokens/s, "
+            f"{phase.bytes_per_second / 1e6:,.2f} MB/s"
+        )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
 
 
 def preview(
@@ -124,11 +130,10 @@ def preview(
 
 
 def _print_preview(shown: Preview) -> None:
-    console = Console()
+    console = output_console()
     console.print(
         f"run {shown.run}, step {shown.step}, phase {shown.phase} (bag size {shown.bag_size}, superpose "
         f"{shown.superpose}), sequence {shown.sequence}: from token {shown.first_token:,} of {shown.dataset}",
-        highlight=False,
         markup=False,
     )
     table = Table(box=None, header_style="bold")
@@ -140,7 +145,7 @@ def _print_preview(shown: Preview) -> None:
         table.add_row(str(bag.position), Text(repr(bag.inputs), colour), Text(" ".join(map(repr, bag.targets))))
     console.print(table)
     if len(shown.bags) < shown.num_bags:
-        console.print(f"... {shown.num_bags - len(shown.bags):,} more bags (--bags)", highlight=False)
+        console.print(f"... {shown.num_bags - len(shown.bags):,} more bags (--bags)")
     documents = Table(box=None, header_style="bold")
     for name in ("bags", "document", "source", "row", "tokens"):
         documents.add_column(name)
