@@ -65,7 +65,7 @@ class SuperposedLM(nn.Module):
             normalised_slot_weights(slot_weights, 1 if isinstance(slot_weights, str) else len(slot_weights))
         self.model = model
         self.slot_weights = slot_weights
-        embedding = self._embedding
+        embedding = model.get_input_embeddings()  # type: ignore[operator]
         if not isinstance(embedding, nn.Embedding):
             raise InvalidInputError(
                 f"the input embedding of {type(model).__name__} is {type(embedding).__name__}, not nn.Embedding; "
@@ -78,8 +78,8 @@ class SuperposedLM(nn.Module):
         self.takes_bags, self.fuses_loss = self._try_out()
 
     @property
-    def _embedding(self) -> nn.Module:
-        embedding: nn.Module = self.model.get_input_embeddings()  # type: ignore[operator]
+    def _embedding(self) -> nn.Embedding:
+        embedding: nn.Embedding = self.model.get_input_embeddings()  # type: ignore[operator]
         return embedding
 
     @property
@@ -120,7 +120,7 @@ class SuperposedLM(nn.Module):
                 "that it is given; train it at bag size 1, or choose an architecture without that"
             )
         embedding = self._embedding
-        bags = superpose(embedding, inputs)  # type: ignore[arg-type]
+        bags = superpose(embedding, inputs)
         scale = getattr(embedding, "embed_scale", None)  # scaled by the table's module itself: Gemma 3, XGLM
         if scale is None:
             return bags
@@ -139,7 +139,7 @@ class SuperposedLM(nn.Module):
         loss = multi_hot_cross_entropy(outputs.logits, targets, slot_weights=slot_weights)
         balancing = getattr(outputs, "aux_loss", None)
         if balancing is not None:
-            loss = loss + self.model.config.router_aux_loss_coef * balancing  # type: ignore[union-attr, operator]
+            loss = loss + self.model.config.router_aux_loss_coef * balancing  # type: ignore[union-attr]
         return loss
 
     @torch.no_grad()
