@@ -58,7 +58,7 @@ def read_jsonl(stream: SourceStream, name: str, options: ReadOptions, start_row:
         if not checked_utf8(place, line, options):
             continue
         try:
-            record = json.loads(line.decode())  # of bytes, `json` would guess UTF-16 and UTF-32 too
+            record = json.loads(line.strip().decode())  # of bytes, `json` would guess UTF-16 and UTF-32 too
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise InvalidInputError(f"{place}: not JSON ({reason}); expected one JSON object a line") from error
