@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import email.utils
-import gc
 import logging
 import socket
 import threading
@@ -36,8 +35,8 @@ from fault_server import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainer_client import BatchStream
-from trainer_client import http_source as module
+from trainer_client import BatchStream, http_answers
+from trainer_client.http_source import NUM_DAMAGED_TRIES
 from tst_data import Dataset, Plan, load_run, wire
 from tst_data.errors import (
     DamagedDataError,
@@ -70,7 +69,6 @@ def server(dataset: Dataset, make_run: Callable[..., Any]) -> Iterator[FaultServ
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
-    gc.collect()
     left = [thread for thread in threading.enumerate() if thread.name.startswith("batch-prefetch")]
     assert left == []
 
@@ -200,12 +198,12 @@ def test_retry_after_is_honoured(server: FaultServer) -> None:
 
 def test_retry_after_is_read_as_seconds_and_as_a_date() -> None:
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60)
-    assert module._retry_after_seconds("7") == 7
-    assert 50 < (module._retry_after_seconds(email.utils.format_datetime(later, usegmt=True)) or 0) <= 60
-    assert module._retry_after_seconds("Mon, 01 Jan 2001 00:00:00 GMT") == 0
-    assert module._retry_after_seconds("Mon, 01 Jan 2001 00:00:00 -0000") == 0
-    assert module._retry_after_seconds("later") is None
-    assert module._retry_after_seconds(None) is None
+    assert http_answers.retry_after_seconds("7") == 7
+    assert 50 < (http_answers.retry_after_seconds(email.utils.format_datetime(later, usegmt=True)) or 0) <= 60
+    assert http_answers.retry_after_seconds("Mon, 01 Jan 2001 00:00:00 GMT") == 0
+    assert http_answers.retry_after_seconds("Mon, 01 Jan 2001 00:00:00 -0000") == 0
+    assert http_answers.retry_after_seconds("later") is None
+    assert http_answers.retry_after_seconds(None) is None
 
 
 # Faults that stay
@@ -262,7 +260,7 @@ def test_damage_on_every_transfer_is_told_after_a_few_tries(server: FaultServer)
     with BatchStream(server.url, prefetch=0, timeout_seconds=30) as stream, pytest.raises(DamagedDataError) as caught:
         next(stream)
     one_line(caught.value, "step 0 ", server.url, "checksum")
-    assert len(server.batch_requests) == module.NUM_DAMAGED_TRIES
+    assert len(server.batch_requests) == NUM_DAMAGED_TRIES
 
 
 def test_damaged_data_of_the_server_is_believed_at_once(server: FaultServer) -> None:

@@ -7,16 +7,14 @@ followed.
 
 What is tried again until the deadline: connections that fail, time-outs, 408, 429 and 5xx (Retry-After is
 honoured). Bodies that do not check, or are of other data, are asked for again a few times, for the damage may have
-come on the way; a server that reports damaged data is believed at once. All else is an error of the request and raised as such.
+come on the way; a server that reports damaged data is believed at once. All else is an error of the request and
+raised as such.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
-import email.utils
 import http.client
-import json
 import logging
 import socket
 import ssl
@@ -29,17 +27,23 @@ from urllib.parse import urlsplit
 import torch
 from pydantic import ValidationError
 
+from trainer_client.http_answers import (
+    RefusedError,
+    TemporaryError,
+    check_description,
+    describe_error,
+    failure,
+    received,
+    require_type,
+)
 from trainer_client.retry import Backoff
 from trainer_client.sources import Received
 from tst_data import wire
-from tst_data.batch import WindowBatch
 from tst_data.description import RunDescription
 from tst_data.errors import (
     DamagedDataError,
     ForeignDataError,
     InvalidInputError,
-    NotFoundError,
-    TSTError,
     UnavailableError,
 )
 
@@ -60,14 +64,6 @@ MAX_FRAMING_BYTES = 64 << 10
 
 NUM_DAMAGED_TRIES = 3
 LOG_EVERY_SECONDS = 10.0
-
-
-class _TemporaryError(Exception):
-    """A failure worth another try; its text says what happened."""
-
-    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
 
 
 class HttpSource:
@@ -134,9 +130,9 @@ class HttpReader:
         path = f"{source.path}/batches/{step}?rank={rank}&world_size={world_size}"
 
         def receive(response: http.client.HTTPResponse, deadline: float) -> Received:
-            _require_type(response, wire.CONTENT_TYPE)
-            memory = self._body(response, limit, deadline)
-            return _received(memory, source.description, step, rank, world_size)
+            require_type(response, wire.CONTENT_TYPE)
+            memory = self._body(response, limit, deadline, pin_memory=source.pin_memory)
+            return received(memory, source.description, step, rank, world_size)
 
         return self._until_deadline(f"step {step}", path, wire.CONTENT_TYPE, receive)
 
@@ -149,7 +145,7 @@ class HttpReader:
                 description = RunDescription.model_validate_json(bytes(body.numpy()))
             except ValidationError:
                 raise DamagedDataError("the answer is not the description of a run") from None
-            _check_description(description)
+            check_description(description)
             return description
 
         return self._until_deadline("the description", self._source.path, "application/json", receive)
@@ -180,7 +176,7 @@ class HttpReader:
             asked_seconds = None
             try:
                 return self._try(path, accepted, receive, backoff.deadline)
-            except _TemporaryError as caught:
+            except TemporaryError as caught:
                 error: Exception = caught
                 asked_seconds = caught.retry_after_seconds
             except (DamagedDataError, ForeignDataError) as caught:
@@ -190,7 +186,7 @@ class HttpReader:
                     raise type(caught)(
                         f"{what} of {source.location}, asked for {num_damaged} times: {caught}"
                     ) from None
-            except _RefusedError as caught:
+            except RefusedError as caught:
                 raise caught.error(f"{what} of {source.location}: {caught}") from None
             if not backoff.wait(asked_seconds):
                 if source.stop.is_set():
@@ -210,7 +206,7 @@ class HttpReader:
     ) -> T:
         """One request and its answer. The connection stays open only after an answer read to its end."""
         if self._source.stop.is_set():
-            raise _TemporaryError("closed")
+            raise TemporaryError("closed")
         complete = False
         seconds = max(0.05, min(self._source.try_seconds, deadline - time.monotonic()))
         self._connection.timeout = seconds
@@ -219,16 +215,16 @@ class HttpReader:
         try:
             response = self._ask(path, accepted)
             if response.status != http.client.OK:
-                raise _failure(response, self._body(response, MAX_TEXT_BYTES, deadline))
-            received = receive(response, deadline)
+                raise failure(response, self._body(response, MAX_TEXT_BYTES, deadline))
+            result = receive(response, deadline)
             complete = response.isclosed()
-            return received
+            return result
         except ssl.SSLCertVerificationError as error:
-            raise _RefusedError(
+            raise RefusedError(
                 InvalidInputError, f"the server's certificate is not trusted: {error.verify_message}"
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise _TemporaryError(_describe(error)) from None
+            raise TemporaryError(describe_error(error)) from None
         finally:
             self._answered = complete
             if not complete:
@@ -247,13 +243,15 @@ class HttpReader:
         self._connection.request("GET", path, headers=headers)
         return self._connection.getresponse()
 
-    def _body(self, response: http.client.HTTPResponse, limit: int, deadline: float) -> torch.Tensor:
-        """The whole body as bytes in a buffer of its own, page-locked where asked for."""
+    def _body(
+        self, response: http.client.HTTPResponse, limit: int, deadline: float, *, pin_memory: bool = False
+    ) -> torch.Tensor:
+        """The whole body as bytes in a buffer of its own."""
         length = response.length
         if length is not None and length > limit:
             raise DamagedDataError(f"the answer announces {length:,} bytes, expected at most {limit:,}")
         size = limit + 1 if length is None else length
-        memory = torch.empty(size, dtype=torch.uint8, pin_memory=self._source.pin_memory)
+        memory = torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory)
         view = memory.numpy().data
         filled = 0
         while filled < size:
@@ -266,18 +264,10 @@ class HttpReader:
         if length is None and filled > limit:
             raise DamagedDataError(f"the answer is longer than the {limit:,} bytes expected")
         if length is not None and filled < length:
-            raise _TemporaryError(f"the connection was cut after {filled:,} of {length:,} bytes")
+            raise TemporaryError(f"the connection was cut after {filled:,} of {length:,} bytes")
         if filled == size and not response.isclosed():
             response.read()
         return memory[:filled]
-
-
-class _RefusedError(Exception):
-    """An answer that another try would not change."""
-
-    def __init__(self, error: type[TSTError], message: str) -> None:
-        super().__init__(message)
-        self.error = error
 
 
 def _parse_url(url: str) -> tuple[str, Callable[[float], http.client.HTTPConnection]]:
@@ -285,6 +275,7 @@ def _parse_url(url: str) -> tuple[str, Callable[[float], http.client.HTTPConnect
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")
     except ValueError as error:
         raise InvalidInputError(f"source {url!r} is not a URL: {error}") from None
     if parts.username is not None or parts.password is not None:
@@ -305,119 +296,3 @@ def _checked_token(token: str) -> str:
     if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable() or " " in token:
         raise InvalidInputError("token must be a text of printable ASCII characters without spaces")
     return token
-
-
-def _received(memory: torch.Tensor, description: RunDescription, step: int, rank: int, world_size: int) -> Received:
-    body = memory.numpy()
-    try:
-        batch = wire.decode(body.data)
-    except TSTError:
-        raise
-    except Exception as error:  # whatever a foreign body makes a decoder raise
-        raise DamagedDataError(f"the answer is not a superposed batch: {type(error).__name__}") from None
-    _check_header(batch, description, step, rank, world_size)
-    # A view by way of the tensor that owns the memory: torch then knows, while a copy to a device is under way,
-    # that the page-locked block is in use.
-    begin = batch.windows.ctypes.data - memory.data_ptr()
-    if not 0 <= begin <= len(memory) - batch.windows.nbytes or begin % batch.windows.dtype.itemsize:
-        raise DamagedDataError("the windows do not lie aligned and uncompressed in the body")
-    dtype = torch.uint16 if batch.windows.dtype.itemsize == 2 else torch.uint32
-    windows = memory[begin : begin + batch.windows.nbytes].view(dtype).view(batch.windows.shape)
-    return Received(batch, windows, len(memory))
-
-
-def _check_header(batch: WindowBatch, description: RunDescription, step: int, rank: int, world_size: int) -> None:
-    """Raise unless the batch is what was asked for, of the run that was described."""
-    header = batch.header
-    if header.fingerprint != description.fingerprint:
-        raise ForeignDataError(
-            f"the server now gives data of fingerprint {header.fingerprint}, this stream began with "
-            f"{description.fingerprint}; serve the run that it began with, or start a new stream"
-        )
-    phase = description.phase(step)
-    expected = {
-        "run": description.name,
-        "order_version": description.order_version,
-        "step": step,
-        "phase": phase.phase,
-        "bag_size": phase.bag_size,
-        "superpose": phase.superpose,
-        "sequence_length": phase.sequence_length,
-        "batch_size": phase.batch_size,
-        "rank": rank,
-        "world_size": world_size,
-    }
-    for name, value in expected.items():
-        if getattr(header, name) != value:
-            raise DamagedDataError(f"the batch says {name} {getattr(header, name)!r}, expected {value!r}")
-    if batch.windows.dtype.name != description.dtype:
-        raise DamagedDataError(f"the windows are {batch.windows.dtype.name}, expected {description.dtype}")
-
-
-def _check_description(description: RunDescription) -> None:
-    """Raise unless the phases follow one another and have sizes that a window can have."""
-    first_step = 0
-    for phase in description.phases:
-        sizes = (phase.steps, phase.bag_size, phase.sequence_length, phase.batch_size)
-        if phase.first_step != first_step or min(sizes) < 1 or phase.window_length != phase.geometry.window_length:
-            raise DamagedDataError(f"the description of phase {phase.phase} contradicts itself")
-        first_step = phase.end_step
-    if first_step == 0 or first_step != description.total_steps:
-        raise DamagedDataError(f"the description says {description.total_steps} steps, its phases {first_step}")
-
-
-def _require_type(response: http.client.HTTPResponse, expected: str) -> None:
-    found = response.headers.get_content_type()
-    if found != expected:
-        raise DamagedDataError(f"the answer is {found}, expected {expected}")
-
-
-def _failure(response: http.client.HTTPResponse, body: torch.Tensor) -> Exception:
-    """What an answer other than 200 means."""
-    status = response.status
-    problem_type, detail = _problem(bytes(body.numpy()))
-    message = f"{status} {response.reason}" + (f": {detail}" if detail else "")
-    if status >= 500 and problem_type.endswith("/damaged-data"):
-        return _RefusedError(DamagedDataError, message)
-    if status >= 500 or status in (408, 429):
-        return _TemporaryError(message, _retry_after_seconds(response.headers.get("Retry-After")))
-    if status in (404, 410):
-        return _RefusedError(NotFoundError, message)
-    if status in (401, 403):
-        return _RefusedError(InvalidInputError, f"{message}; pass a valid token=...")
-    if 300 <= status < 400:
-        target = response.headers.get("Location", "elsewhere")
-        return _RefusedError(InvalidInputError, f"{message}: redirects to {target[:200]!r}; give that URL instead")
-    return _RefusedError(InvalidInputError, message)
-
-
-def _problem(body: bytes) -> tuple[str, str]:
-    """Type and detail of a problem document (RFC 9457), each "" where there is none; made one short line."""
-    try:
-        problem = json.loads(body)
-    except (ValueError, RecursionError):
-        return "", ""
-    if not isinstance(problem, dict):
-        return "", ""
-    detail = problem.get("detail") or problem.get("title") or ""
-    return str(problem.get("type", "")), " ".join(str(detail).split())[:500]
-
-
-def _retry_after_seconds(value: str | None) -> float | None:
-    """Retry-After as seconds or as a date; None where there is none or it cannot be read."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=datetime.UTC)
-    return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())
-
-
-def _describe(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
