@@ -1,0 +1,462 @@
+"""The reference trainer in one process: what it trains, measures, saves, resumes and refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from trainer_client.checkpoint import Checkpoints
+from trainer_client.distributed import joined_ranks
+from trainer_client.hugging_face import import_transformers
+from trainer_client.learning_rate import default_warmup_steps, learning_rate_factor
+from trainer_client.metrics import keep_until, read_metrics
+from trainer_client.model import SuperposedLM
+from trainer_client.optimization import Optimization
+from trainer_client.train import Trainer, TrainReport, counted_tokens
+from trainer_client.train_cli import app
+from trainer_client.train_config import TrainConfig, load_train_config
+from tst_data.command_line import run_app
+from tst_data.dataset import Dataset
+from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError, TSTError
+from tst_data.plan import Plan
+from tst_data.run import load_run
+from tst_data.writer import write_dataset
+
+transformers = import_transformers()
+
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
+SWITCH, STEPS = 6, 12
+
+Train = Callable[..., TrainReport]
+
+
+@pytest.fixture
+def run_file(make_run: Any, tiny_dataset: Dataset) -> Path:
+    return make_run(tiny_dataset, phases=[{"bag_size": 4, "steps": SWITCH}, {"bag_size": 1, "steps": STEPS - SWITCH}])
+
+
+@pytest.fixture
+def config(tiny_dataset: Dataset) -> TrainConfig:
+    return TrainConfig(
+        model=MODEL,
+        device="cpu",
+        log_every=1,
+        threads=1,
+        evaluation={"dataset": str(tiny_dataset.path), "every": 4, "windows": 9},
+        checkpoint={"every": 4, "keep": 2},
+    )
+
+
+def make_trainer(run: Path, config: TrainConfig, output: Path) -> Trainer:
+    with joined_ranks(config.device) as ranks:
+        return Trainer(str(run), config, output, ranks)
+
+
+def events(output: Path, event: str) -> list[dict[str, Any]]:
+    return [record for record in read_metrics(output / "metrics.jsonl") if record["event"] == event]
+
+
+@pytest.fixture
+def trained(run_file: Path, config: TrainConfig, tmp_path: Path) -> tuple[Trainer, TrainReport, Path]:
+    output = tmp_path / "output"
+    trainer = make_trainer(run_file, config, output)
+    return trainer, trainer.run(), output
+
+
+def test_trained_model_opens_with_transformers_and_is_the_one_that_was_trained(trained: Any) -> None:
+    trainer, report, output = trained
+    opened = transformers.AutoModelForCausalLM.from_pretrained(output / "model")
+    assert str(output / "model") == report.model
+    expected = trainer.model.state_dict()
+    assert {key: value.tolist() for key, value in opened.state_dict().items()} == {
+        key: value.tolist() for key, value in expected.items()
+    }
+    assert opened.config.eos_token_id == 255
+    generated = opened.eval().generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert generated.shape[1] <= 7
+
+
+def test_bag_losses_and_next_token_losses_are_series_of_their_own(trained: Any) -> None:
+    _, _, output = trained
+    steps = events(output, "step")
+    assert [record["step"] for record in steps] == list(range(STEPS))
+    for record in steps:
+        bagged = record["step"] < SWITCH
+        assert ("bag_loss" in record) == bagged
+        assert ("next_token_loss" in record) == (not bagged)
+        assert (record["phase"], record["bag_size"]) == ((0, 4) if bagged else (1, 1))
+        assert 0 <= record["data_wait_share"] <= 1
+        assert record["tokens_per_second"] > 0
+    assert [(record["step"], record["bag_size_before"], record["bag_size"]) for record in events(output, "switch")] == [
+        (SWITCH, 4, 1)
+    ]
+    assert list((output / "tensorboard").glob("events.*"))
+
+
+def test_raw_tokens_and_latent_positions_are_counted_apart(trained: Any) -> None:
+    _, report, output = trained
+    B, L, s = 4, 16, 4
+    steps = events(output, "step")
+    assert [record["latent_positions"] for record in steps] == [B * L * (step + 1) for step in range(STEPS)]
+    assert steps[SWITCH - 1]["raw_tokens"] == B * L * s * SWITCH
+    assert steps[-1]["raw_tokens"] == report.raw_tokens == B * L * (s * SWITCH + STEPS - SWITCH)
+    assert report.latent_positions == B * L * STEPS
+
+
+def test_counted_tokens_are_those_of_the_windows(make_run: Any, tiny_dataset: Dataset) -> None:
+    phases = [
+        {"bag_size": 3, "steps": 2, "superpose": "output"},
+        {"bag_size": 3, "steps": 2, "batch_size": 2, "sequence_length": 8},
+        {"bag_size": 1, "steps": 2},
+    ]
+    plan = Plan(load_run(make_run(tiny_dataset, phases=phases)))
+    description = plan.describe()
+    tokens = [0]
+    for step in range(6):
+        batch = plan.read_batch(step)
+        tokens.append(tokens[-1] + len(batch.windows) * description.phase(step).geometry.advance)
+    assert [counted_tokens(description, steps)[0] for steps in range(7)] == tokens
+    assert counted_tokens(description, 6)[0] == description.total_tokens
+    plan.close()
+
+
+def test_evaluation_is_next_token_loss_at_bag_size_1_before_at_and_after_the_switch(
+    trained: Any, tiny_dataset: Dataset
+) -> None:
+    trainer, report, output = trained
+    evaluations = events(output, "evaluation")
+    assert [record["step"] for record in evaluations] == [0, 4, SWITCH, 8, STEPS]
+    assert evaluations[0]["held_out_loss"] == pytest.approx(math.log(256), rel=0.02)
+    L = 16
+    windows = np.stack([tiny_dataset.read(i * L, L + 1) for i in range(9)]).astype(np.int64)
+    with torch.no_grad():
+        logits = trainer.model(input_ids=torch.from_numpy(windows[:, :-1])).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(windows[:, 1:]).flatten())
+    assert report.held_out_loss == evaluations[-1]["held_out_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_nothing_is_reset_at_the_switch(
+    run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments go through the switch: each is the decayed one of before plus the step's gradient, and no more."""
+    seen: dict[int, tuple[int, int, float, float]] = {}
+    step_of_optimizer = Optimization.step
+
+    def watched(self: Optimization, step: int, losses: Any) -> Any:
+        result = step_of_optimizer(self, step, losses)
+        state = next(iter(self.adamw.state.values()))
+        seen[step] = (id(self), int(state["step"]), state["exp_avg_sq"].sum().item(), self.adamw.param_groups[0]["lr"])
+        return result
+
+    monkeypatch.setattr(Optimization, "step", watched)
+    make_trainer(run_file, config, tmp_path / "output").run()
+    assert len({identity for identity, *_ in seen.values()}) == 1
+    assert [count for _, count, *_ in seen.values()] == list(range(1, STEPS + 1))
+    before, after = seen[SWITCH - 1][2], seen[SWITCH][2]
+    assert after >= 0.95 * before > 0
+    schedule = {"total_steps": STEPS, "warmup_steps": 1, "decay_fraction": 0.1}
+    assert [rate for *_, rate in seen.values()] == [
+        pytest.approx(1e-3 * learning_rate_factor(step, **schedule)) for step in range(STEPS)
+    ]
+
+
+def test_resuming_anywhere_gives_the_same_bits(
+    trained: Any, run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, report, undisturbed = trained
+    take = Trainer._take
+    output = tmp_path / "resumed"
+
+    def until(last: int) -> Callable[..., None]:
+        def limited(self: Trainer, step: int, stop: Any) -> None:
+            if step == last:
+                raise KeyboardInterrupt
+            take(self, step, stop)
+
+        return limited
+
+    for last in (5, SWITCH, 9):
+        monkeypatch.setattr(Trainer, "_take", until(last))
+        with pytest.raises(KeyboardInterrupt):
+            make_trainer(run_file, config, output).run()
+    monkeypatch.setattr(Trainer, "_take", take)
+    assert make_trainer(run_file, config, output).run().digests == report.digests
+    for name in ("model/model.safetensors", "model/config.json"):
+        assert (output / name).read_bytes() == (undisturbed / name).read_bytes()
+    for event in ("step", "evaluation", "switch"):
+        times = {"seconds", "tokens_per_second", "data_wait_share"}
+        records, expected = (
+            [{key: value for key, value in record.items() if key not in times} for record in events(folder, event)]
+            for folder in (output, undisturbed)
+        )
+        assert records == expected
+    assert [record["step"] for record in events(output, "resume")] == [4, 8]
+
+
+def test_finished_training_only_reports_again(trained: Any, run_file: Path, config: TrainConfig) -> None:
+    _, report, output = trained
+    before = (output / "model" / "model.safetensors").read_bytes()
+    again = make_trainer(run_file, config, output).run()
+    assert (again.held_out_loss, again.digests) == (report.held_out_loss, report.digests)
+    assert (output / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_micro_batches_change_the_loss_by_rounding_only(
+    trained: Any, run_file: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    _, _, whole = trained
+    parts = tmp_path / "parts"
+    make_trainer(run_file, config.model_copy(update={"micro_batches": 4}), parts).run()
+    for record, expected in zip(events(parts, "step"), events(whole, "step"), strict=True):
+        name = "bag_loss" if "bag_loss" in expected else "next_token_loss"
+        assert record[name] == pytest.approx(expected[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_qwen3_tied_or_untied_trains_through_both_phases_and_resumes(
+    tied: bool, run_file: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    model = {**MODEL, "model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": tied}
+    config = config.model_copy(update={"model": model, "slot_weights": "power", "evaluation": None})
+    output = tmp_path / "output"
+    make_trainer(run_file, config, output).run()
+    newest = Checkpoints(output / "checkpoints", 2).newest()
+    assert newest is not None
+    resumed = make_trainer(run_file, config, output)
+    opened = transformers.AutoModelForCausalLM.from_pretrained(output / "model")
+    for key, value in resumed.model.state_dict().items():
+        assert torch.equal(value, opened.state_dict()[key])
+    resumed._stream.close()
+    assert (opened.lm_head.weight is opened.model.embed_tokens.weight) == tied
+
+
+def test_bfloat16_trains_close_to_float32(trained: Any, run_file: Path, config: TrainConfig, tmp_path: Path) -> None:
+    _, _, exact = trained
+    half = tmp_path / "half"
+    make_trainer(run_file, config.model_copy(update={"precision": "bfloat16"}), half).run()
+    records, expected = ([*events(folder, "evaluation")] for folder in (half, exact))
+    assert records[-1]["held_out_loss"] == pytest.approx(expected[-1]["held_out_loss"], rel=0.01)
+    assert records[-1]["held_out_loss"] != expected[-1]["held_out_loss"]
+
+
+# --- refusals
+
+
+def test_other_data_in_the_output_folder_are_refused_with_both_fingerprints(
+    trained: Any, make_run: Any, config: TrainConfig, tmp_path: Path
+) -> None:
+    _, report, output = trained
+    other = tmp_path / "other-data"
+    documents = [np.arange(200, dtype=np.uint16)] * 40
+    write_dataset(
+        other, documents, vocabulary_size=256, end_of_text_id=255, sample_tokens=64, shard_tokens=4096
+    ).close()
+    run = make_run(other, phases=[{"bag_size": 4, "steps": SWITCH}, {"bag_size": 1, "steps": STEPS - SWITCH}])
+    plan = Plan(load_run(run))
+    with pytest.raises(ForeignDataError) as caught:
+        make_trainer(run, config, output)
+    assert report.fingerprint in str(caught.value)
+    assert plan.fingerprint in str(caught.value)
+    plan.close()
+
+
+def test_another_model_in_the_output_folder_is_refused_by_key(
+    trained: Any, run_file: Path, config: TrainConfig
+) -> None:
+    _, _, output = trained
+    wider = config.model_copy(update={"model": {**MODEL, "intermediate_size": 64}})
+    with pytest.raises(InvalidInputError, match="intermediate_size 48, the configuration has 64"):
+        make_trainer(run_file, wider, output)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.pt", "checkpoint.json"])
+def test_damaged_checkpoint_is_named_with_the_remedy(
+    name: str, trained: Any, run_file: Path, config: TrainConfig
+) -> None:
+    _, _, output = trained
+    path = output / "checkpoints" / f"step-{STEPS:08d}" / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DamagedDataError, match=f"{name}' cannot be read .*go on from the checkpoint before it"):
+        make_trainer(run_file, config, output)
+
+
+def test_checkpoint_with_pickled_objects_is_not_loaded(trained: Any, run_file: Path, config: TrainConfig) -> None:
+    _, _, output = trained
+    torch.save(
+        {"optimizer": Path("anything"), "random": {}}, output / "checkpoints" / f"step-{STEPS:08d}" / "training.pt"
+    )
+    with pytest.raises(DamagedDataError, match=r"training\.pt"):
+        make_trainer(run_file, config, output)
+
+
+def test_loss_that_is_no_number_ends_the_training(
+    run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = SuperposedLM.forward
+
+    def broken(self: SuperposedLM, batch: Any) -> Any:
+        output = forward(self, batch)
+        return output._replace(loss=output.loss * math.nan)
+
+    monkeypatch.setattr(SuperposedLM, "forward", broken)
+    with pytest.raises(TSTError, match="the loss of step 0 is nan; lower learning_rate"):
+        make_trainer(run_file, config.model_copy(update={"evaluation": None}), tmp_path / "output").run()
+    assert not list((tmp_path / "output" / "checkpoints").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {**MODEL, "hidden_sise": 3}}, "model.hidden_sise is no key of model_type llama"),
+        ({"model": {"model_type": "lama"}}, "model_type 'lama' is not known"),
+        ({"model": {**MODEL, "vocab_size": 100}}, "vocab_size is 100, but run 'test' has a vocabulary of 256"),
+        ({"model": {**MODEL, "max_position_embeddings": 8}}, "8, but run 'test' has sequences of 16 positions"),
+        ({"model": "missing/config.json"}, "no model configuration at 'missing/config.json'"),
+        ({"micro_batches": 3}, "batch size 4, which world_size 1 x micro_batches 3"),
+        ({"evaluation": {"dataset": "nowhere"}}, "nowhere"),
+    ],
+)
+def test_configuration_that_does_not_fit_the_run_is_refused_before_anything_is_written(
+    changes: dict[str, Any], words: str, run_file: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    config = TrainConfig.model_validate({**config.model_dump(), **changes})
+    with pytest.raises(TSTError, match=words) as caught:
+        make_trainer(run_file, config, tmp_path / "output")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "output").exists()
+
+
+def test_evaluation_on_text_of_another_tokenizer_is_refused(
+    run_file: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    write_dataset(
+        other, [[1, 2, 3]] * 20, vocabulary_size=99, end_of_text_id=0, sample_tokens=8, shard_tokens=64
+    ).close()
+    changed = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"dataset": str(other)})})
+    with pytest.raises(InvalidInputError, match="vocabulary_size 99, run 'test' has 256"):
+        make_trainer(run_file, changed, tmp_path / "output")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("learnin_rate: 1", "unknown key 'learnin_rate'"),
+        ("evaluation: {every: 3}", "'evaluation.dataset' is missing"),
+        ("learning_rate: -1", "'learning_rate': .*greater than 0"),
+        ("checkpoint: {every: 0}", "'checkpoint.every'"),
+        ("slot_weights: powr", "'powr' is not known"),
+        ("model: {hidden_size: 3}", "expected model_type"),
+        ("precision: float8", "'precision'"),
+        ("[1, 2]", "holds a list"),
+        ("a: [", "neither YAML nor JSON"),
+    ],
+)
+def test_wrong_configuration_file_is_refused_in_one_line(content: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(content)
+    with pytest.raises(InvalidInputError, match=words) as caught:
+        load_train_config(path)
+    assert "\n" not in str(caught.value)
+    assert "train.yaml" in str(caught.value)
+
+
+def test_configuration_is_optional_and_its_paths_are_relative_to_it(tmp_path: Path) -> None:
+    assert load_train_config(None) == TrainConfig()
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump({"model": "shape.json", "evaluation": {"dataset": "held"}, "output": "out"}))
+    config = load_train_config(path)
+    assert config.model == str(tmp_path / "shape.json")
+    assert config.output == str(tmp_path / "out")
+    assert config.evaluation is not None
+    assert config.evaluation.dataset == str(tmp_path / "held")
+    with pytest.raises(NotFoundError, match="no training configuration"):
+        load_train_config(tmp_path / "missing.yaml")
+
+
+def test_model_shape_from_a_config_json(run_file: Path, config: TrainConfig, tmp_path: Path) -> None:
+    shape = tmp_path / "config.json"
+    shape.write_text(json.dumps({**MODEL, "vocab_size": 300, "architectures": ["LlamaForCausalLM"]}))
+    trainer = make_trainer(run_file, config.model_copy(update={"model": str(shape)}), tmp_path / "output")
+    assert trainer.model.get_input_embeddings().weight.shape == (300, 32)
+    trainer._stream.close()
+
+
+# --- schedule and metrics
+
+
+def test_schedule_is_one_warm_up_one_plateau_and_one_decay_over_all_steps() -> None:
+    factors = [learning_rate_factor(step, total_steps=100, warmup_steps=10, decay_fraction=0.2) for step in range(100)]
+    assert factors[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
+    assert factors[10:81] == [1.0] * 71
+    assert factors[80:] == [pytest.approx((100 - step) / 20) for step in range(80, 100)]
+    assert [default_warmup_steps(steps) for steps in (40, 20_000, 100_000)] == [4, 2_000, 2_000]
+    flat = [learning_rate_factor(step, total_steps=5, warmup_steps=0, decay_fraction=0) for step in range(5)]
+    assert flat == [1.0] * 5
+
+
+def test_metrics_behind_the_checkpoint_are_dropped_and_half_a_line_with_them(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    records = [
+        {"event": "step", "step": 6},
+        {"event": "evaluation", "step": 7},
+        {"event": "switch", "step": 7},
+        {"event": "step", "step": 7},
+        {"event": "evaluation", "step": 8},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"event": "st')
+    assert read_metrics(path) == records
+    assert keep_until(records, 7) == records[:2]
+    assert read_metrics(tmp_path / "none") == []
+
+
+# --- command line
+
+
+def command_line(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run_app(app, [str(argument) for argument in arguments])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_command_line_trains_and_prints_the_report(
+    run_file: Path, config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, output = tmp_path / "train.json", tmp_path / "output"
+    file.write_text(config.model_dump_json())
+    assert command_line(run_file, "--config", file, "--output", output, "--json") == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert report == json.loads((output / "report.json").read_text())
+    assert report["steps"] == STEPS
+    assert f"step {SWITCH}: bag size 4 -> 1" in captured.err
+    assert command_line(run_file, "--config", file, "--output", output) == 0
+    captured = capsys.readouterr()
+    assert "held out loss" in captured.out
+    assert f"resume at step {STEPS} of {STEPS}" in captured.err
+
+
+def test_command_line_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line(tmp_path / "missing.yaml") == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert "missing.yaml" in captured.err
+    assert command_line("--help") == 0
+    assert "Example: tst-train http://" in capsys.readouterr().out
