@@ -45,7 +45,7 @@ def main() -> None:
         folder = Path(scratch)
         big, small = folder / "documents", folder / "documents-half"
         num_bytes = collect(big, options.megabytes * 1_000_000)
-        collect(small, options.megabytes * 500_000)
+        halve(big, small)
         tokenizers = {name: _tokenizer_file(name, small, folder) for name in options.tokenizer}
         speed = [compare(name, file, big, folder, options) for name, file in tokenizers.items()]
         first = next(iter(tokenizers.values()))
@@ -106,6 +106,13 @@ def collect(target: Path, num_bytes: int) -> int:
     return total
 
 
+def halve(source: Path, target: Path) -> None:
+    """Every second file by size, the largest included: half the text, with the same largest document."""
+    target.mkdir()
+    for path in sorted(source.iterdir(), key=lambda path: -path.stat().st_size)[::2]:
+        (target / path.name).write_bytes(path.read_bytes())
+
+
 def _run_bare(tokenizer: Path, source: Path, threads: int) -> tuple[dict[str, Any], int]:
     environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
     return _measured([sys.executable, "-c", BARE, str(tokenizer), str(source)], environment)
@@ -134,14 +141,15 @@ def _measured(command: list[str], environment: dict[str, str]) -> tuple[dict[str
 def _watch(process: psutil.Process, peak: list[int]) -> None:
     while True:
         try:
-            tree = [process, *process.children(recursive=True)]
             if process.status() == psutil.STATUS_ZOMBIE:
                 return
-            peak[0] = max(peak[0], sum(member.memory_full_info().pss for member in tree))
+            members = [member.memory_info() for member in (process, *process.children(recursive=True))]
+            private = sum(member.rss - member.shared for member in members)
+            peak[0] = max(peak[0], private + max(member.shared for member in members))
         except psutil.Error:
             if not process.is_running():
                 return
-        time.sleep(0.25)
+        time.sleep(0.05)
 
 
 def _tokenizer_file(name: str, source: Path, folder: Path) -> Path:

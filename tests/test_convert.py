@@ -8,12 +8,14 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from tst_data.dataset import open_dataset
 from tst_data.encoding import EncodingPool
 from tst_data.errors import InvalidInputError, TSTError
 from tst_data.tokenizers import ByteTokenizer
+from tst_data.writer import DatasetWriter
 
 END_OF_TEXT = 256
 
@@ -99,6 +102,15 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 def write_texts(path: Path, texts: Sequence[str]) -> Path:
     return write_jsonl(path, [{"text": text} for text in texts])
+
+
+def check_refused(outcome: Outcome, message: str) -> None:
+    assert outcome.code != 0
+    lines = outcome.errors.strip().splitlines()
+    assert len(lines) == 1, outcome.errors
+    assert re.search(message, lines[0]), lines[0]
+    assert lines[0].startswith("error: ")
+    assert outcome.output == ""
 
 
 @pytest.fixture
@@ -269,6 +281,31 @@ def interrupt(*arguments: object, **options: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_files_that_are_wholly_converted_are_not_read_again(
+    tmp_path: Path, corpus: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--validation", "0.2", "--shard-tokens", 4096)
+    assert convert(corpus, *options, tmp_path / "whole").code == 0
+    with monkeypatch.context() as patch:
+        commit, committed = DatasetWriter._commit, []
+
+        def commit_some(self: DatasetWriter, length: int) -> None:
+            if len(committed) == 15:
+                raise KeyboardInterrupt
+            committed.append(length)
+            commit(self, length)
+
+        patch.setattr(DatasetWriter, "_commit", commit_some)
+        assert convert(corpus, *options, tmp_path / "out").code == 130
+    first = corpus / "a.jsonl"
+    status = first.stat()
+    first.write_bytes(b"\xff" * status.st_size)
+    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert convert(corpus, *options, tmp_path / "out").code == 0
+    assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "whole")
+    assert hashes_of(tmp_path / "out-validation") == hashes_of(tmp_path / "whole-validation")
+
+
 @pytest.mark.parametrize("step", ["write_manifest", "rename", "last rename", "remove"])
 def test_an_end_that_was_cut_short_is_taken_up(
     tmp_path: Path, corpus: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch, step: str
@@ -296,17 +333,6 @@ def test_an_end_that_was_cut_short_is_taken_up(
     assert hashes_of(out) == hashes_of(tmp_path / "whole")
     assert hashes_of(tmp_path / "out-validation") == hashes_of(tmp_path / "whole-validation")
     assert not (tmp_path / ".out.converting").exists()
-
-
-def check_refused(outcome: Outcome, message: str) -> None:
-    import re
-
-    assert outcome.code != 0
-    lines = outcome.errors.strip().splitlines()
-    assert len(lines) == 1, outcome.errors
-    assert re.search(message, lines[0]), lines[0]
-    assert lines[0].startswith("error: ")
-    assert outcome.output == ""
 
 
 def test_bad_input_gives_one_line_and_leaves_nothing(tmp_path: Path, convert: CommandLine) -> None:
@@ -455,14 +481,16 @@ def _is_alive(pid: int) -> bool:
 
 
 def test_real_text_comes_back_from_its_dataset(tmp_path: Path, shared_data: Path, convert: CommandLine) -> None:
-    source = shared_data / "udhr" / "udhr.jsonl.gz"
+    source = tmp_path / "udhr.jsonl.gz"
+    with gzip.open(shared_data / "udhr" / "udhr.jsonl.gz") as whole, gzip.open(source, "w") as part:
+        part.writelines(islice(whole, 60))
     tokenizer = shared_data / "gpt2" / "tokenizer.json"
     outcome = convert(source, "--tokenizer", tokenizer, "--id-column", "lang", tmp_path / "out")
     assert outcome.code == 0, outcome.errors
     with gzip.open(source, "rt", encoding="utf-8") as lines, open_dataset(tmp_path / "out") as dataset:
         decoder = dataset.tokenizer()
         documents = dataset.documents(0, dataset.num_tokens)
-        assert len(documents) == 388
+        assert len(documents) == 60
         for line, document in zip(lines, documents, strict=True):
             record = json.loads(line)
             text = decoder.decode(dataset.read(document.first_token, document.length))

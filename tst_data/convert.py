@@ -10,9 +10,10 @@ nothing is tokenised twice but the last unfinished shard.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +31,7 @@ from tst_data.manifest import Manifest, dtype_for, load_manifest
 from tst_data.source_document import ReadOptions, SourceDocument
 from tst_data.sources import SourcePart, find_sources, sources_digest
 from tst_data.staging import Staging, is_finished, is_vacant, staging_folder
+from tst_data.streaming_compat import import_streaming
 from tst_data.tokenizer_training import sampled, train_tokenizer
 from tst_data.tokenizers import Tokenizer, load_saved_tokenizer, load_tokenizer, split_training_size
 
@@ -233,6 +235,7 @@ class _Run:
 
     def _convert_documents(self, outputs: Sequence[Output], pool: EncodingPool, tokenizer: Tokenizer) -> None:
         self._report(self._progress("converting", outputs, 0))
+        prepared = False
         for batch, encoded in pool.encode(self._batches(outputs)):
             texts = iter(encoded)
             for output, source, document in batch.documents:
@@ -240,6 +243,9 @@ class _Run:
                 output.append(tokens, source, document)
                 self._encoded_tokens += len(tokens)
             self._report(self._progress("converting", outputs, batch.bytes_done))
+            if not prepared:  # the first shard needs it, seconds from now: meanwhile the workers have enough to do
+                threading.Thread(target=_import_writing_library).start()
+                prepared = True
 
     def _batches(self, outputs: Sequence[Output]) -> Iterator[_Batch]:
         """Documents that are not yet written, in batches of about BATCH_BYTES."""
@@ -331,6 +337,11 @@ class _Run:
                     f"--validation {self._conversion.validation:g}: leaves no document for {output.split}; "
                     "choose another share, or give more documents"
                 )
+
+
+def _import_writing_library() -> None:
+    with suppress(ImportError):  # said where a shard is written
+        import_streaming()
 
 
 def _tool() -> str:
