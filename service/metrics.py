@@ -8,9 +8,12 @@ Labels are route templates and names of served runs, never text from a request, 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 __all__ = ["CONTENT_TYPE", "FOLDER_VARIABLE", "Metrics"]
@@ -50,5 +53,19 @@ class Metrics:
         if not folder:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=folder)
+        registry.register(_Workers(Path(folder)))
         return generate_latest(registry)
+
+
+class _Workers:
+    """The values of all workers, living or dead.
+
+    A file may still be empty: its worker is just making it, or was killed while it did.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(path) for path in self._folder.glob("*.db") if path.stat().st_size]
+        return MultiProcessCollector.merge(files, accumulate=True)

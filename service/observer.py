@@ -6,6 +6,7 @@ dropped by the HTTP layer, so the two can never disagree.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -46,6 +47,8 @@ class Observer:
         self.metrics.in_flight.inc()
         try:
             await self.app(scope, receive, observed_send)
+        except asyncio.CancelledError:
+            logger().warning("cut off by the end of the grace period", method=method, path=scope["path"])
         except Exception as error:
             logger().error("unexpected error", method=method, path=scope["path"], exc_info=True)
             if status:
@@ -61,7 +64,7 @@ class Observer:
         run = name if name in self.registry else ""
         self.metrics.requests.labels(route, str(status), run).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
-        level = "debug" if status < 400 else "warning" if status < 500 else "error"
+        level = "debug" if status < 400 else "warning" if status < 500 or status == 503 else "error"
         getattr(logger(), level)(
             "request", method=method, path=scope["path"], status=status, milliseconds=round(seconds * 1000, 2)
         )

@@ -126,7 +126,8 @@ class Supervisor:
         mark_process_dead(worker.process.pid, self._metrics_folder)
 
     def _stop(self) -> None:
-        """Ask the workers to end, give requests in flight their grace, kill what is left (a second signal: now)."""
+        """End the workers: requests in flight have their grace, what is left then is killed; a second signal: now."""
+        self._listener.close()
         for worker in self._workers:
             if worker.process.is_alive() and worker.process.pid:
                 os.kill(worker.process.pid, signal.SIGTERM)
