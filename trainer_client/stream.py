@@ -21,6 +21,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -97,7 +98,7 @@ class BatchStream:
         self._prefetcher: Prefetcher[Reader, Received] | None = None
         if prefetch:
             self._prefetcher = Prefetcher(
-                self._source.open_reader,
+                partial(_open_in_thread, self._source, _gpu(self.device)),
                 self._fetch,
                 end=self.description.total_steps * self.micro_batches,
                 depth=prefetch,
@@ -265,6 +266,20 @@ class _Fetch:
     def __call__(self, reader: Reader, position: int) -> Received:
         step, micro_batch = divmod(position, self._micro_batches)
         return reader.read(step, self._first_share + micro_batch, self._shares)
+
+
+def _gpu(device: torch.device | None) -> int | None:
+    """The index of the GPU that this process works on; None where there is none, or none was used yet."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.current_device() if device.index is None else device.index
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+
+def _open_in_thread(source: Source, gpu: int | None) -> Reader:
+    """A reader for a background thread, which begins on GPU 0 and would page-lock memory by way of that one."""
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    return source.open_reader()
 
 
 def _close(source: Source, prefetcher: Prefetcher[Reader, Received] | None, reader: Reader | None) -> None:
