@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer_client.prefetch import Prefetcher
-from trainer_client.retry import Backoff
 from tst_data.errors import InvalidInputError
 
 END = 30
@@ -112,34 +110,3 @@ def test_close_cuts_a_read_off_and_wakes_the_consumer() -> None:
         closer.join()
     assert len(readers) == 1
     assert readers[0].closed
-
-
-def test_a_wait_ends_at_once_when_stopped() -> None:
-    stop = threading.Event()
-    timer = threading.Timer(0.05, stop.set)
-    timer.start()
-    assert not Backoff(deadline=time.monotonic() + 3600, stop=stop).wait(3600)
-    timer.join()
-
-
-def test_there_is_no_wait_behind_the_deadline() -> None:
-    assert not Backoff(deadline=time.monotonic() - 1, stop=threading.Event()).wait()
-
-
-def test_a_wait_leaves_time_for_a_last_try() -> None:
-    backoff = Backoff(deadline=time.monotonic() + 0.4, stop=threading.Event())
-    assert backoff.wait(3600)
-    assert backoff.remaining_seconds < 0.4
-    assert not backoff.wait(3600) or backoff.remaining_seconds < 0.2
-
-
-def test_waits_grow_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-    stop = threading.Event()
-    monkeypatch.setattr(stop, "wait", lambda seconds: waited.append(seconds))
-    monkeypatch.setattr("trainer_client.retry.random.uniform", lambda low, high: high)
-    backoff = Backoff(deadline=time.monotonic() + 3600, stop=stop)
-    for _ in range(9):
-        backoff.wait()
-    backoff.wait(60)
-    assert waited == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 65.0]

@@ -36,7 +36,7 @@ from trainer_client.http_answers import (
     received,
     require_type,
 )
-from trainer_client.retry import Backoff
+from trainer_client.retry import retrying
 from trainer_client.sources import Received
 from tst_data import wire
 from tst_data.description import RunDescription
@@ -63,6 +63,7 @@ MAX_FRAMING_BYTES = 64 << 10
 """Schema, metadata and padding around a batch's columns: far more than they take."""
 
 NUM_DAMAGED_TRIES = 3
+_DAMAGED = (DamagedDataError, ForeignDataError)
 LOG_EVERY_SECONDS = 10.0
 
 
@@ -101,7 +102,7 @@ class HttpSource:
         """End every wait and let no read begin; readers are closed by who opened them."""
         self.stop.set()
 
-    def count_retry(self, what: str, error: Exception) -> None:
+    def count_retry(self, what: str, error: BaseException) -> None:
         """Count a retry, and log it where none was logged for a while."""
         with self._lock:
             self._num_retries += 1
@@ -170,32 +171,34 @@ class HttpReader:
     ) -> T:
         """Ask for `path` until it is received, refused for good, or the deadline has passed."""
         source = self._source
-        backoff = Backoff(deadline=time.monotonic() + source.timeout_seconds, stop=source.stop)
+        deadline = time.monotonic() + source.timeout_seconds
         num_damaged = 0
-        while True:
-            asked_seconds = None
-            try:
-                return self._try(path, accepted, receive, backoff.deadline)
-            except TemporaryError as caught:
-                error: Exception = caught
-                asked_seconds = caught.retry_after_seconds
-            except (DamagedDataError, ForeignDataError) as caught:
-                error = caught
-                num_damaged += 1
-                if num_damaged == NUM_DAMAGED_TRIES:
-                    raise type(caught)(
-                        f"{what} of {source.location}, asked for {num_damaged} times: {caught}"
-                    ) from None
-            except RefusedError as caught:
-                raise caught.error(f"{what} of {source.location}: {caught}") from None
-            if not backoff.wait(asked_seconds):
-                if source.stop.is_set():
-                    raise UnavailableError(f"{what} of {source.location}: the stream was closed") from None
-                raise UnavailableError(
-                    f"{what} of {source.location} could not be read within {source.timeout_seconds:g} s; "
-                    f"last error: {error}; see that the server runs, or raise timeout_seconds"
-                ) from None
-            source.count_retry(what, error)
+
+        def worth_another_try(error: BaseException) -> bool:
+            nonlocal num_damaged
+            num_damaged += isinstance(error, _DAMAGED)
+            return isinstance(error, TemporaryError) or (
+                isinstance(error, _DAMAGED) and num_damaged < NUM_DAMAGED_TRIES
+            )
+
+        try:
+            return retrying(
+                timeout_seconds=source.timeout_seconds,
+                stop=source.stop,
+                worth_another_try=worth_another_try,
+                before_wait=lambda error: source.count_retry(what, error),
+            )(self._try, path, accepted, receive, deadline)
+        except RefusedError as refused:
+            raise refused.error(f"{what} of {source.location}: {refused}") from None
+        except _DAMAGED as damaged:
+            raise type(damaged)(f"{what} of {source.location}, asked for {num_damaged} times: {damaged}") from None
+        except TemporaryError as last:
+            if source.stop.is_set():
+                raise UnavailableError(f"{what} of {source.location}: the stream was closed") from None
+            raise UnavailableError(
+                f"{what} of {source.location} could not be read within {source.timeout_seconds:g} s; "
+                f"last error: {last}; see that the server runs, or raise timeout_seconds"
+            ) from None
 
     def _try(
         self,

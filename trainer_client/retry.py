@@ -1,49 +1,64 @@
-"""Trying again: exponential backoff with jitter, a server's Retry-After, and a deadline.
+"""Trying again, by tenacity: backoff with full jitter, a server's Retry-After, a deadline, and an end at any moment.
 
-Written out rather than taken from a library because a background thread must be able to stop in mid-wait: `stop`
-ends any wait at once, where stamina and tenacity sleep through it (up to a Retry-After of minutes), and stamina
-reports each retry through process-wide hooks that print to standard output in some set-ups.
-
-A trainer of many ranks meets a restarted server all at once; full jitter (a wait drawn from 0 to the bound)
-spreads them.
+tenacity rather than stamina, because a background thread must be able to stop in mid-wait (`sleep_using_event`),
+where stamina sleeps through a Retry-After of minutes. A trainer of many ranks meets a restarted server all at once;
+full jitter (a wait drawn from 0 to the bound) spreads them.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 
-__all__ = ["Backoff"]
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+__all__ = ["retrying"]
+
+INITIAL_SECONDS = 0.1
+LARGEST_SECONDS = 5.0
 
 
-@dataclass
-class Backoff:
-    """The waits of one operation that is tried until `deadline` (of `time.monotonic`)."""
+def retrying(
+    *,
+    timeout_seconds: float,
+    stop: threading.Event,
+    worth_another_try: Callable[[BaseException], bool],
+    before_wait: Callable[[BaseException], None],
+) -> Retrying:
+    """Calls a function until it returns, raises what is not worth another try, or the time is over.
 
-    deadline: float
-    stop: threading.Event
-    initial_seconds: float = 0.1
-    largest_seconds: float = 5.0
-    num_waits: int = 0
+    An error may carry `retry_after_seconds`, which the wait is then at least. A wait is cut to what is left, so that
+    one last try is made just before the deadline.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    backoff = wait_random_exponential(multiplier=INITIAL_SECONDS, max=LARGEST_SECONDS)
 
-    @property
-    def remaining_seconds(self) -> float:
-        """Time left until the deadline; negative behind it."""
-        return self.deadline - time.monotonic()
+    def wait(state: RetryCallState) -> float:
+        asked_seconds: float = getattr(_error(state), "retry_after_seconds", None) or 0.0
+        remaining = deadline - time.monotonic()
+        last_try = max(remaining - INITIAL_SECONDS, remaining / 2, 0.0)
+        return min(asked_seconds + backoff(state), last_try)
 
-    def wait(self, asked_seconds: float | None = None) -> bool:
-        """Wait before the next try: what the server asked for, else the backoff. False if there must be none.
+    return Retrying(
+        retry=retry_if_exception(worth_another_try),
+        wait=wait,
+        stop=stop_after_delay(timeout_seconds - INITIAL_SECONDS / 2) | stop_when_event_set(stop),
+        sleep=sleep_using_event(stop),
+        before_sleep=lambda state: before_wait(_error(state)),
+        reraise=True,
+    )
 
-        A wait is cut to what is left, so that one last try is made just before the deadline.
-        """
-        remaining = self.remaining_seconds
-        if remaining <= self.initial_seconds / 2 or self.stop.is_set():
-            return False
-        bound = min(self.largest_seconds, self.initial_seconds * 2 ** min(self.num_waits, 30))
-        self.num_waits += 1
-        jitter = random.uniform(0, bound)
-        seconds = jitter if asked_seconds is None else asked_seconds + jitter
-        last_try = max(remaining - self.initial_seconds, remaining / 2)
-        return not self.stop.wait(min(seconds, last_try))
+
+def _error(state: RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome else None
+    assert error is not None, "only an error is tried again"
+    return error

@@ -57,4 +57,4 @@ class WindowBatch:
 
 def checksum(windows: NDArray[np.unsignedinteger]) -> str:
     """xxh3_64 of the window values' bytes (little-endian, row after row) as 16 lower-case hex digits."""
-    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(windows).view(np.uint8).reshape(-1))
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(windows).view(np.uint8).reshape(-1).data)
