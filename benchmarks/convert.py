@@ -4,7 +4,8 @@
 
 The documents are Python sources of this interpreter's packages, cut to the size asked for. "bare" is one call of
 `tokenizers`' `encode_batch` on texts that are in memory already; "convert" is `tst-data convert` from reading files
-to the renamed dataset, its shards hashed and synced (the start of Python is left out on both sides). The second
+to the renamed dataset, its shards hashed and synced (the start of Python is left out on both sides). CPU seconds, here
+with the start of Python and the import of `streaming`, are what to look at on a machine that is busy. The second
 table is the memory of the conversion's whole process tree for two sizes of input, beside the bare call's.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -32,10 +34,10 @@ tokenizer = Tokenizer.from_file(sys.argv[1])
 tokenizer.no_truncation()
 tokenizer.no_padding()
 texts = [path.read_bytes().decode() for path in sorted(Path(sys.argv[2]).iterdir())]
-began = time.monotonic()
+began, cpu_began = time.monotonic(), time.process_time()
 encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-seconds = time.monotonic() - began
-print(json.dumps({"seconds": seconds, "tokens": sum(map(len, encodings)) + len(texts)}))
+seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
+print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "tokens": sum(map(len, encodings)) + len(texts)}))
 """
 
 
@@ -60,12 +62,16 @@ def main() -> None:
 def compare(name: str, tokenizer: Path, source: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of both, alternating, and the ratio of their medians."""
     bare, ours, tokens = [], [], set()
+    bare_cpu, ours_cpu = [], []
     for number in range(options.rounds):
         result, _ = _run_bare(tokenizer, source, options.threads)
         bare.append(result["seconds"])
+        bare_cpu.append(result["cpu_seconds"])
         tokens.add(result["tokens"])
+        cpu_began = _cpu_seconds_of_children()
         result, _ = _run_convert(tokenizer, source, folder / f"out-{name.replace('/', '_')}-{number}", options.threads)
         ours.append(result["seconds"])
+        ours_cpu.append(_cpu_seconds_of_children() - cpu_began)
         tokens.add(result["tokens"])
     if len(tokens) != 1:
         raise SystemExit(f"token counts differ: {tokens}")
@@ -75,6 +81,7 @@ def compare(name: str, tokenizer: Path, source: Path, folder: Path, options: arg
         "bare_seconds": bare,
         "convert_seconds": ours,
         "ratio": statistics.median(bare) / statistics.median(ours),
+        "cpu_ratio": statistics.median(bare_cpu) / statistics.median(ours_cpu),
     }
 
 
@@ -138,6 +145,11 @@ def _measured(command: list[str], environment: dict[str, str]) -> tuple[dict[str
     return json.loads(output), peak[0]
 
 
+def _cpu_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def _watch(process: psutil.Process, peak: list[int]) -> None:
     while True:
         try:
@@ -179,11 +191,11 @@ def _options() -> argparse.Namespace:
 
 def _print(report: dict[str, Any]) -> None:
     print(f"{report['bytes'] / 1e6:.0f} MB of Python sources, {report['threads']} threads or workers")
-    print(f"{'tokenizer':<36}{'tokens':>12}{'bare s':>10}{'convert s':>11}{'ratio':>8}")
+    print(f"{'tokenizer':<36}{'tokens':>12}{'bare s':>10}{'convert s':>11}{'ratio':>8}{'CPU ratio':>11}")
     for row in report["speed"]:
         bare, ours = statistics.median(row["bare_seconds"]), statistics.median(row["convert_seconds"])
         name = row["tokenizer"][-35:]
-        print(f"{name:<36}{row['tokens']:>12,}{bare:>10.1f}{ours:>11.1f}{row['ratio']:>8.2f}")
+        print(f"{name:<36}{row['tokens']:>12,}{bare:>10.1f}{ours:>11.1f}{row['ratio']:>8.2f}{row['cpu_ratio']:>11.2f}")
     print(f"{'input MB':<12}{'convert peak MB':>18}{'encode_batch peak MB':>24}")
     for row in report["memory"]:
         peaks = f"{row['convert_peak_bytes'] / 1e6:>18,.0f}{row['bare_peak_bytes'] / 1e6:>24,.0f}"

@@ -37,7 +37,7 @@ def convert_command(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Files, folders, globs, folders saved by `datasets`, or hf://owner/name[:split]. Text, JSONL "
             "(.jsonl .ndjson .json), CSV (.csv .tsv), Parquet, Arrow; each also .gz .zst .xz .bz2.",
         ),
