@@ -198,7 +198,7 @@ def test_resuming_anywhere_gives_the_same_bits(
     assert make_trainer(run_file, config, output).run().digests == report.digests
     for name in ("model/model.safetensors", "model/config.json"):
         assert (output / name).read_bytes() == (undisturbed / name).read_bytes()
-    for event in ("step", "evaluation", "switch"):
+    for event in ("step", "evaluation", "switch", "checkpoint"):
         times = {"seconds", "tokens_per_second", "data_wait_share"}
         records, expected = (
             [{key: value for key, value in record.items() if key not in times} for record in events(folder, event)]
@@ -415,13 +415,14 @@ def test_metrics_behind_the_checkpoint_are_dropped_and_half_a_line_with_them(tmp
     records = [
         {"event": "step", "step": 6},
         {"event": "evaluation", "step": 7},
+        {"event": "checkpoint", "step": 7},
         {"event": "switch", "step": 7},
         {"event": "step", "step": 7},
         {"event": "evaluation", "step": 8},
     ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"event": "st')
     assert read_metrics(path) == records
-    assert keep_until(records, 7) == records[:2]
+    assert keep_until(records, 7) == records[:3]
     assert read_metrics(tmp_path / "none") == []
 
 

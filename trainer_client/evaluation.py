@@ -51,8 +51,8 @@ class Evaluation:
     def __init__(self, config: EvaluationConfig, description: RunDescription, ranks: Ranks) -> None:
         windows = held_out_windows(config, description)
         self.num_windows = len(windows)
-        self._windows = torch.from_numpy(windows[ranks.rank :: ranks.world_size].astype(np.int64))
-        self._batch_size = config.batch_size
+        own = torch.from_numpy(windows[ranks.rank :: ranks.world_size].astype(np.int64))
+        self._batches = own.split(config.batch_size) if len(own) else ()  # more ranks than windows: none for some
         self._ranks = ranks
 
     @torch.no_grad()
@@ -62,7 +62,7 @@ class Evaluation:
         was_training = model.training
         model.eval()
         try:
-            for windows in self._windows.split(self._batch_size):
+            for windows in self._batches:
                 windows = windows.to(self._ranks.device)
                 batch = {"inputs": windows[:, :-1, None], "targets": windows[:, 1:, None]}  # (b, L, 1)
                 # `forward` itself: a compiled model is not compiled again for another batch size.

@@ -47,12 +47,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def keep_until(records: list[dict[str, Any]], next_step: int) -> list[dict[str, Any]]:
     """What had been measured when a checkpoint with this next step was saved.
 
-    A record of an event `step` has the number of the step; all others have the number of steps done before them.
+    A record of an event `step` has the number of the step; all others have the number of steps done before them. At
+    the step of a checkpoint, evaluation and checkpoint are recorded before it is saved, all else after.
     """
     return [
         record
         for record in records
-        if record["step"] < next_step or (record["step"] == next_step and record["event"] == "evaluation")
+        if record["step"] < next_step
+        or (record["step"] == next_step and record["event"] in ("evaluation", "checkpoint"))
     ]
 
 

@@ -278,6 +278,7 @@ class Trainer:
 
     def _save(self, done: int) -> None:
         digests = self._gathered_digests()
+        self._record("checkpoint", done, digests=digests)
         random = gathered_random_states(self._ranks)
         if self._ranks.is_first:
             position = Position(

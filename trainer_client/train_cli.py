@@ -16,7 +16,7 @@ __all__ = ["main"]
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 STOPPED = 143
-"""Exit code of a training that a signal ended early, as of a process that the signal killed."""
+"""Exit code of a training that a signal ended early (as of a process that SIGTERM killed): not all of it is done."""
 
 
 @app.command()
