@@ -1,0 +1,1 @@
+"""Measurements and the demo: nothing here is imported by the packages."""

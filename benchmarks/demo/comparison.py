@@ -1,0 +1,178 @@
+"""What the two trainings say about TST at this scale: pure arithmetic on their curves and on paired losses.
+
+Curves are held-out next-token losses on the same windows at the same steps. The verdict does not rest on them but on
+a larger held-out set, window by window: both models read the very same windows, so most of what differs between
+windows cancels in the difference. Its standard error is clustered by package, for windows of one project are alike;
+that is three to five times what independent windows would give. What one seed cannot tell is said beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Curve", "PairedDifference", "equal_data", "lead", "paired_difference", "speed_up", "verdict", "wait_share"]
+
+SMOOTHED_POINTS = 3
+STANDARD_ERRORS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A series over steps and raw tokens."""
+
+    step: NDArray[np.int64]
+    raw_tokens: NDArray[np.int64]
+    loss: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any]], event: str, key: str) -> Curve:
+        """The records of an event that have the loss `key`; a step's loss is placed behind the step."""
+        found = [record for record in records if record["event"] == event and key in record]
+        behind = 1 if event == "step" else 0
+        return cls(
+            step=np.array([record["step"] + behind for record in found], dtype=np.int64),
+            raw_tokens=np.array([record["raw_tokens"] for record in found], dtype=np.int64),
+            loss=np.array([record[key] for record in found], dtype=np.float64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def since(self, step: int) -> Curve:
+        """The part behind a step."""
+        kept = self.step > step
+        return Curve(step=self.step[kept], raw_tokens=self.raw_tokens[kept], loss=self.loss[kept])
+
+    def smoothed(self, points: int = SMOOTHED_POINTS) -> Curve:
+        """Centred means over `points` values, over fewer towards the ends, where the last value stays itself."""
+        n, half = len(self.loss), points // 2
+        reach = [min(half, index, n - 1 - index) for index in range(n)]
+        loss = [float(self.loss[index - r : index + r + 1].mean()) for index, r in enumerate(reach)]
+        return Curve(step=self.step, raw_tokens=self.raw_tokens, loss=np.array(loss, dtype=np.float64))
+
+    def step_reaching(self, loss: float) -> float | None:
+        """The first step, interpolated, at which the curve is at `loss` or below; None where it never is."""
+        below = np.flatnonzero(self.loss <= loss)
+        if not below.size:
+            return None
+        index = int(below[0])
+        if index == 0:
+            return float(self.step[0])
+        above, under = self.loss[index - 1], self.loss[index]
+        share = (above - loss) / (above - under)
+        return float(self.step[index - 1] + share * (self.step[index] - self.step[index - 1]))
+
+    def as_dict(self) -> dict[str, list[float]]:
+        return {"step": self.step.tolist(), "raw_tokens": self.raw_tokens.tolist(), "loss": self.loss.tolist()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """Held-out loss of both final models on the same windows; the difference is TST less baseline."""
+
+    tst: float
+    baseline: float
+    difference: float
+    standard_error: float
+    windows: int
+    clusters: int
+
+    @property
+    def verdict(self) -> str:
+        """ahead, level or behind: level within two standard errors."""
+        if abs(self.difference) < STANDARD_ERRORS * self.standard_error:
+            return "level"
+        return "ahead" if self.difference < 0 else "behind"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "verdict": self.verdict}
+
+
+def paired_difference(
+    tst: NDArray[np.float64], baseline: NDArray[np.float64], clusters: NDArray[np.int64]
+) -> PairedDifference:
+    """Mean of the windows' differences, with the standard error of a ratio of cluster sums (n,), (n,), (n,)."""
+    differences = tst - baseline
+    mean = float(differences.mean())
+    _, index = np.unique(clusters, return_inverse=True)
+    num_clusters = int(index.max()) + 1
+    residuals = np.bincount(index, weights=differences - mean)
+    correction = num_clusters / max(1, num_clusters - 1)
+    return PairedDifference(
+        tst=float(tst.mean()),
+        baseline=float(baseline.mean()),
+        difference=mean,
+        standard_error=float(np.sqrt(correction * (residuals**2).sum())) / len(differences),
+        windows=len(differences),
+        clusters=num_clusters,
+    )
+
+
+def speed_up(tst: Curve, baseline: Curve, switch: int) -> dict[str, float | None]:
+    """Steps to equal loss: those of the baseline over those at which TST, recovering, gets to its final loss."""
+    target = float(baseline.loss[-1])
+    reached = tst.since(switch).smoothed().step_reaching(target)
+    return {
+        "loss": target,
+        "baseline_steps": float(baseline.step[-1]),
+        "tst_steps": reached,
+        "speed_up": None if reached is None else float(baseline.step[-1]) / reached,
+    }
+
+
+def equal_data(tst: Curve, baseline: Curve) -> dict[str, float]:
+    """Both losses at the raw tokens that the baseline has read in all."""
+    tokens = float(baseline.raw_tokens[-1])
+    return {
+        "raw_tokens": tokens,
+        "baseline_loss": float(baseline.loss[-1]),
+        "tst_loss": float(np.interp(tokens, tst.raw_tokens, tst.loss)),
+        "tst_step": float(np.interp(tokens, tst.raw_tokens, tst.step)),
+    }
+
+
+def lead(tst: Curve, baseline: Curve, switch: int) -> int | None:
+    """The first step behind the switch from which on TST is below the baseline at every common evaluation."""
+    common, of_tst, of_baseline = np.intersect1d(tst.step, baseline.step, return_indices=True)
+    first = None
+    for step, difference in zip(common, tst.loss[of_tst] - baseline.loss[of_baseline], strict=True):
+        if difference >= 0 or step <= switch:
+            first = None
+        elif first is None:
+            first = int(step)
+    return first
+
+
+def verdict(paired: PairedDifference, *, steps: int, parameters: int, quick: bool) -> str:
+    """One sentence: ahead, level or behind, by how much, and how sure."""
+    place = {
+        "ahead": "TST ends ahead of the baseline",
+        "level": "TST and the baseline end level",
+        "behind": "TST ends behind the baseline",
+    }[paired.verdict]
+    short = ", too short to show a gain," if quick else ","
+    return (
+        f"At this scale ({parameters / 1e6:.2f}M parameters, {steps:,} steps{short} one seed) {place} at the same "
+        f"FLOPs: held-out next-token loss {paired.tst:.3f} against {paired.baseline:.3f}, a difference of "
+        f"{paired.difference:+.3f} ± {STANDARD_ERRORS * paired.standard_error:.3f} (two standard errors over "
+        f"{paired.clusters} held-out packages; how much another seed would move it is not in this)."
+    )
+
+
+def wait_share(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Share of the steps' time spent waiting for data: over all steps, and of the step in the middle."""
+    shares, seconds, tokens_before = [], [], 0
+    for record in records:
+        if record["event"] == "step":
+            shares.append(record["data_wait_share"])
+            seconds.append((record["raw_tokens"] - tokens_before) / record["tokens_per_second"])
+            tokens_before = record["raw_tokens"]
+    return {
+        "overall": float(np.average(shares, weights=seconds)) if shares else 0.0,
+        "median": float(np.median(shares)) if shares else 0.0,
+    }

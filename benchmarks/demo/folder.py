@@ -1,0 +1,51 @@
+"""The demo's output folder: made or cleared at the start, used by one demo at a time, never anyone else's."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.demo.processes import DemoError
+
+__all__ = ["MARKER", "claimed"]
+
+MARKER = ".tst-demo"
+KEPT = {MARKER, "data"}
+"""`data` holds the datasets, which are used again when the corpus is the same."""
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, needed_bytes: int) -> Iterator[Path]:
+    """The folder, emptied of what an earlier demo left and locked. Raises DemoError where it cannot be used."""
+    if folder.exists() and not folder.is_dir():
+        raise DemoError(f"'{folder}' is a file; give a folder with --output")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).exists():
+        raise DemoError(f"'{folder}' holds something else than a demo; give another folder with --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise DemoError(
+            f"'{folder}' has room for {free / 1e6:,.0f} MB, the demo needs {needed_bytes / 1e6:,.0f}; make room, or "
+            "give another folder with --output"
+        )
+    with (folder / MARKER).open("a") as marker:
+        try:
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DemoError(f"another demo is at work in '{folder}'; wait for it, or give another --output") from None
+        for entry in folder.iterdir():
+            if entry.name not in KEPT:
+                _remove(entry)
+        (folder / "logs").mkdir()
+        yield folder
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        os.unlink(entry)

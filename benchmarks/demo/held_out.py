@@ -1,0 +1,63 @@
+"""The two final models on the same held-out windows, one loss for each window.
+
+The models are opened as anyone would open them, from the Hugging Face folders that `tst-train` leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tst_data.dataset import Dataset, open_dataset
+
+__all__ = ["held_out_windows", "window_losses"]
+
+BATCH_SIZE = 64
+
+
+def held_out_windows(
+    path: Path, num_windows: int, sequence_length: int, package_of: Mapping[str, str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first windows (n, L + 1) of a dataset, without overlap, and for each the number of its package (n,).
+
+    `package_of` names the package of each source file; a window belongs to the document of its first token.
+    """
+    with open_dataset(path) as dataset:
+        n = min(num_windows, (dataset.num_tokens - 1) // sequence_length)
+        tokens = dataset.read(0, n * sequence_length + 1).astype(np.int64)
+        packages = _package_numbers(dataset, n * sequence_length, package_of)
+    starts = np.arange(n) * sequence_length
+    return tokens[starts[:, None] + np.arange(sequence_length + 1)], packages[starts]
+
+
+def _package_numbers(dataset: Dataset, num_tokens: int, package_of: Mapping[str, str]) -> NDArray[np.int64]:
+    """The number of the package that each of the first tokens is of (num_tokens,)."""
+    numbers: dict[str, int] = {}
+    result = np.zeros(num_tokens, dtype=np.int64)
+    for document in dataset.documents(0, num_tokens):
+        package = package_of[document.source]
+        result[document.first_token : document.end] = numbers.setdefault(package, len(numbers))
+    return result
+
+
+def window_losses(
+    folder: Path, windows: NDArray[np.int64], progress: Callable[[int], None]
+) -> tuple[NDArray[np.float64], int]:
+    """Mean next-token loss of each window (n,), and the model's number of parameters."""
+    import torch
+
+    from trainer_client.hugging_face import import_transformers
+
+    torch.set_num_threads(1)
+    model = import_transformers().AutoModelForCausalLM.from_pretrained(folder).eval()
+    losses = []
+    with torch.inference_mode():
+        for part in torch.from_numpy(windows).split(BATCH_SIZE):
+            logits = model(input_ids=part[:, :-1], use_cache=False).logits  # (b, L, V)
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="none")
+            losses.append(loss.view(len(part), -1).double().mean(dim=1))  # (b,)
+            progress(len(losses) * BATCH_SIZE)
+    return torch.cat(losses).numpy(), sum(parameter.numel() for parameter in model.parameters())
