@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydantic import ValidationError
@@ -22,9 +21,6 @@ from tst_data.materialized_format import FORMAT_VERSION, RUN_FILE_NAME, Material
 from tst_data.schedule import share_of_rank
 from tst_data.shard_table import PIECE_BYTES
 from tst_data.shards import ShardFiles, default_map_cache
-
-if TYPE_CHECKING:
-    from tst_data.shard_table import ShardTable
 
 __all__ = ["MaterializedFolder", "open_materialized"]
 
@@ -60,7 +56,7 @@ class MaterializedFolder:
         self.description: RunDescription = run.description
         self._first_row = np.array([shard.first_row for shard in run.shards], dtype=np.int64)
         self._table = _Table(run.shards)
-        self._files = ShardFiles(path, cast("ShardTable", self._table), default_map_cache())
+        self._files = ShardFiles(path, self._table, default_map_cache())
 
     def read_batch(self, step: int, rank: int = 0, world_size: int = 1) -> WindowBatch:
         """One rank's share of a step.
@@ -147,7 +143,7 @@ class MaterializedFolder:
 
 
 class _Table:
-    """The shards as `ShardFiles` asks for them."""
+    """The shards as a `ShardList`."""
 
     def __init__(self, shards: tuple[MaterializedShard, ...]) -> None:
         self.shards = shards

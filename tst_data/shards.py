@@ -20,14 +20,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import xxhash
 
 from tst_data.errors import DamagedDataError
-from tst_data.shard_table import PIECE_BYTES, ShardTable
+from tst_data.shard_table import PIECE_BYTES
 
-__all__ = ["MapCache", "ShardFiles", "default_map_cache"]
+__all__ = ["MapCache", "ShardFiles", "ShardList", "default_map_cache"]
 
 _DEFAULT_MAPS = 512
 _PIECE_SHIFT = PIECE_BYTES.bit_length() - 1
@@ -96,10 +97,23 @@ class _MappedShard:
         self.unverified = 0 in verified
 
 
+class ShardList(Protocol):
+    """What must be known of shard files before a byte of them is trusted."""
+
+    @property
+    def num_bytes(self) -> np.ndarray:
+        """Size of each file, (num_shards,)."""
+
+    def file_name(self, shard: int) -> str: ...
+
+    def pieces(self, shard: int) -> np.ndarray:
+        """xxh3_64 of each piece of a file, uint64."""
+
+
 class ShardFiles:
     """The shard files of one dataset. Safe to use from several threads."""
 
-    def __init__(self, folder: Path, table: ShardTable, cache: MapCache) -> None:
+    def __init__(self, folder: Path, table: ShardList, cache: MapCache) -> None:
         self._folder = folder
         self._table = table
         self._cache = cache
