@@ -18,7 +18,7 @@ import typer
 from benchmarks.demo import report
 from benchmarks.demo.audit import audit_run, compare_losses
 from benchmarks.demo.comparison import PairedDifference, paired_difference
-from benchmarks.demo.corpus import find_packages
+from benchmarks.demo.corpus import Split
 from benchmarks.demo.display import Display
 from benchmarks.demo.folder import claimed
 from benchmarks.demo.held_out import held_out_windows, window_losses
@@ -30,22 +30,29 @@ from tst_data.command_line import run_app
 from tst_data.plan import Plan
 from tst_data.run import load_run
 
+INTERRUPTED = 130
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="the same in 90 seconds, too short to show a gain")] = False,
-    output: Annotated[
-        Path | None, typer.Option(help="folder of the report and all it is made of [default: ./demo-output]")
+    folder: Annotated[
+        Path | None,
+        typer.Option("--output", help="folder of the report and all it is made of [default: ./demo-output]"),
     ] = None,
 ) -> None:
     """Convert, serve, train with superposition beside the baseline, kill what runs, audit, and report."""
     settings = QUICK if quick else FULL
-    folder = output or Path("demo-quick-output" if quick else "demo-output")
+    folder = folder or Path("demo-quick-output" if quick else "demo-output")
     signal.signal(signal.SIGTERM, _interrupt)
-    with claimed(folder.resolve(), needed_bytes=10 * settings.training_bytes) as claimed_folder, Display() as display:
-        results = run_demo(claimed_folder, settings, display)
+    try:
+        with claimed(folder.resolve(), needed_bytes=10 * settings.training_bytes) as output, Display() as display:
+            results = run_demo(output, settings, display)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; every process that the demo had started was ended\n")
+        sys.exit(INTERRUPTED)
     report.print_table(results)
     sys.stderr.write(f"report: {folder / 'report.html'}\n")
     if not results["audit"]["passed"]:
@@ -55,7 +62,7 @@ def demo(
 def run_demo(output: Path, settings: DemoSettings, display: Display) -> dict[str, Any]:
     """All stages -> the results, written with the page into the output folder."""
     with Children(output / "logs") as children:
-        corpus = convert_corpus(output, settings, children, display)
+        split, corpus = convert_corpus(output, settings, children, display)
         places, calibration = calibrate(output, settings, corpus["training"]["tokens"], children, display)
         plan_runs(output, places, settings, display)
         begin = len(display.history)
@@ -67,7 +74,7 @@ def run_demo(output: Path, settings: DemoSettings, display: Display) -> dict[str
         stretch = Stretch(output, training.disturbance, places, children)
         reports = {name: _load(output / name / "report.json") for name in (TST, BASELINE)}
         records = {name: tail.records for name, tail in training.tails.items()}
-        paired, parameters = _evaluate(output, settings, display)
+        paired, parameters = _evaluate(output, split, settings, display)
         audit = _audit(output, records, reports, training.disturbance, stretch, display)
     results = report.gather(
         records=records,
@@ -97,10 +104,10 @@ def run_demo(output: Path, settings: DemoSettings, display: Display) -> dict[str
     return results
 
 
-def _evaluate(output: Path, settings: DemoSettings, display: Display) -> tuple[PairedDifference, int]:
+def _evaluate(output: Path, split: Split, settings: DemoSettings, display: Display) -> tuple[PairedDifference, int]:
     """Both final models on the same held-out windows."""
     package_of: dict[str, str] = {}
-    for package in find_packages():
+    for package in split.held_out:
         package_of |= {str(package.path_of(file)): package.name for file, _ in package.files}
     windows, packages = held_out_windows(
         output / "data" / "held-out", settings.final_windows, settings.sequence_length, package_of

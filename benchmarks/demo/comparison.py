@@ -19,6 +19,7 @@ __all__ = ["Curve", "PairedDifference", "equal_data", "lead", "paired_difference
 
 SMOOTHED_POINTS = 3
 STANDARD_ERRORS = 2.0
+OUTAGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,13 +166,18 @@ def verdict(paired: PairedDifference, *, steps: int, parameters: int, quick: boo
 
 
 def wait_share(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Share of the steps' time spent waiting for data: over all steps, and of the step in the middle."""
+    """Share of the steps' time spent waiting for data: in all, and of the step in the middle.
+
+    Waits of OUTAGE_SECONDS and more are the server's that the demo killed, and left out.
+    """
     shares, seconds, tokens_before = [], [], 0
     for record in records:
         if record["event"] == "step":
-            shares.append(record["data_wait_share"])
-            seconds.append((record["raw_tokens"] - tokens_before) / record["tokens_per_second"])
+            lasted = (record["raw_tokens"] - tokens_before) / record["tokens_per_second"]
             tokens_before = record["raw_tokens"]
+            if record["data_wait_share"] * lasted < OUTAGE_SECONDS:
+                shares.append(record["data_wait_share"])
+                seconds.append(lasted)
     return {
         "overall": float(np.average(shares, weights=seconds)) if shares else 0.0,
         "median": float(np.median(shares)) if shares else 0.0,

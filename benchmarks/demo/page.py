@@ -59,7 +59,7 @@ def figures_table(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         both("raw tokens read", "raw_tokens", ",d"),
         both("latent positions (FLOPs go with these)", "latent_positions", ",d"),
         ("wall time of the training", clock(tst["seconds"]), clock(baseline["seconds"])),
-        both("share of step time spent waiting for data, the outage included", "wait_overall", ".1%"),
+        both("share of step time spent waiting for data, the outage apart", "wait_overall", ".1%"),
         both("the same for the step in the middle", "wait_median", ".2%"),
         (f"steps to a held-out loss of {speed_up['loss']:.4f}", reached, f"{speed_up['baseline_steps']:,.0f}"),
         (
@@ -192,8 +192,8 @@ def audit_lines(audit: Mapping[str, Any]) -> list[str]:
     """The comparisons of losses in words."""
     lines = []
     names = {
-        "stretch": "against an undisturbed trainer that went on from the checkpoint before the kills",
-        "taken_twice": "of the steps that the killed trainer had taken against when they were taken again",
+        "stretch": "around the kills, against an undisturbed trainer that went on from the checkpoint before them",
+        "taken_twice": "of the steps taken twice, before the trainer was killed and after it had resumed",
     }
     for key, what in names.items():
         found = audit[key]

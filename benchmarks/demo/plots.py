@@ -137,7 +137,7 @@ def _end(plot: Any, pictures: Pictures) -> Any:
     if len(gap):
         reach = max(0.02, 1.3 * float(np.abs(gap[len(gap) // 4 :]).max()))
         differences.set_ylim(-reach, reach)
-    differences.set(title="TST less baseline, same windows (below 0: TST is ahead)", xlabel="step")
+    differences.set(title="TST less baseline (below 0: TST is ahead)", xlabel="step")
     return figure
 
 
@@ -155,10 +155,11 @@ def _training(plot: Any, pictures: Pictures) -> Any:
         axes.annotate(
             f"the spike: {first:.2f} at the\nfirst step of recovery",
             (pictures.switch, min(first, float(binned(pictures.baseline_training).loss.max()))),
-            xytext=(14, -4),
+            xytext=(30, 10),
             textcoords="offset points",
             color=TST_COLOUR,
             fontsize=9.5,
+            arrowprops={"arrowstyle": "->", "color": TST_COLOUR, "lw": 0.9},
         )
     axes.set(xlabel="step", ylabel="next-token loss of the batch")
     axes.legend()

@@ -34,8 +34,10 @@ SKIPPED_STEPS = 10
 """Of a calibration: the first steps of a process are slower."""
 
 
-def convert_corpus(output: Path, settings: DemoSettings, children: Children, display: Display) -> dict[str, Any]:
-    """`data/training` and `data/held-out` in the output folder -> what they are made of, for the report.
+def convert_corpus(
+    output: Path, settings: DemoSettings, children: Children, display: Display
+) -> tuple[Split, dict[str, Any]]:
+    """`data/training` and `data/held-out` in the output folder -> the packages, and the facts for the report.
 
     Datasets of an earlier demo are used again when they are of the very same files.
     """
@@ -49,19 +51,20 @@ def convert_corpus(output: Path, settings: DemoSettings, children: Children, dis
     )
     display.say(f"held out, by a hash of the name: {_names(split.held_out)}")
     data = output / "data"
-    listing = _listing(split)
+    listing = _listing(split, settings)
     if _read(data / CORPUS_FILE) != listing:
         shutil.rmtree(data, ignore_errors=True)
         data.mkdir(parents=True)
         (data / CORPUS_FILE).write_text(listing, encoding="utf-8")
     begin = display.seconds
     training, held_out = _convert(data, split, settings, children, display)
-    return {
+    facts = {
         "training": _facts(split.training, training),
         "held_out": _facts(split.held_out, held_out),
         "vocabulary_size": training.vocabulary_size,
         "seconds": display.seconds - begin,
     }
+    return split, facts
 
 
 def _convert(
@@ -133,7 +136,7 @@ def calibrate(
             trainer.kill()
         server.child.stop()
     shutil.rmtree(folder)
-    left = settings.total_seconds - display.seconds - settings.finish_seconds - settings.disturbance_seconds
+    left = settings.total_seconds - display.seconds - settings.finish_seconds - settings.overhead_seconds
     steps = steps_within(
         left, superposed_step=times[TST], plain_step=times[BASELINE], num_tokens=num_tokens, settings=settings
     )
@@ -156,7 +159,7 @@ def _step_times(folder: Path, settings: DemoSettings, trainers: dict[str, Child]
             tail.read()
             if trainers[name].check():
                 raise DemoError(f"the calibration of {name} ended before it was stopped (see '{trainers[name].log}')")
-            display.show(name, tail.next_step, None, "steps")
+            display.show(name, tail.next_step, None, f"{tail.next_step} steps")
         if begin is None and all(tail.next_step > SKIPPED_STEPS for tail in tails.values()):
             begin = time.monotonic()
             first = {name: (begin, tail.next_step) for name, tail in tails.items()}
@@ -203,12 +206,14 @@ def _facts(packages: Sequence[Package], manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _listing(split: Split) -> str:
-    """What identifies the corpus: every file of both sides with its size."""
-    sides = {"training": split.training, "held_out": split.held_out}
-    return json.dumps(
-        {side: [[str(package.path), package.files] for package in packages] for side, packages in sides.items()}
-    )
+def _listing(split: Split, settings: DemoSettings) -> str:
+    """What identifies the datasets: the sources in order, every file with its size, and the tokenizer's options."""
+    content = {
+        "training": [[str(package.path), package.files] for package in split.training],
+        "held_out": held_out_sources(split.held_out),
+        "tokenizer": [settings.vocabulary_size, settings.tokenizer_bytes],
+    }
+    return json.dumps(content)
 
 
 def _read(path: Path) -> str | None:

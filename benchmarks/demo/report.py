@@ -153,7 +153,7 @@ def print_table(results: Mapping[str, Any]) -> None:
     if results["quick"]:
         lines.append("This was the quick demo: too short to show a gain; `make demo` takes ten minutes.")
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _audit(audit: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ __all__ = ["BASELINE", "FULL", "QUICK", "TST", "DemoSettings", "Places", "run_do
 
 TST, BASELINE = "tst", "baseline"
 STEP_MULTIPLE = 200
+FORWARD_SHARE = 0.45
 
 MODEL: dict[str, Any] = {
     "model_type": "llama",
@@ -43,9 +44,10 @@ class DemoSettings:
     """What the whole demo aims at, from corpus to report."""
     finish_seconds: float
     """Of these, what is needed behind the training: the undisturbed stretch, evaluation, audit, report."""
-    disturbance_seconds: float
-    """Of these, what the kills cost: steps taken twice, and two starts."""
+    overhead_seconds: float
+    """Of these, what is spent around the steps: starts of server and trainers, the outage, steps taken twice."""
     calibration_seconds: float
+    evaluations: int
     evaluation_windows: int
     """Held-out windows of each evaluation along the way."""
     final_windows: int
@@ -62,6 +64,11 @@ class DemoSettings:
     seed: int = 17
 
     @property
+    def evaluation_steps(self) -> float:
+        """What all evaluations of one run cost, in training steps: a window takes FORWARD_SHARE of one trained on."""
+        return FORWARD_SHARE * self.evaluations * self.evaluation_windows / self.batch_size
+
+    @property
     def tokens_per_step(self) -> float:
         """Raw tokens of the superposed run, per step of the whole run."""
         share = self.superposition_hundredths / 100
@@ -76,8 +83,9 @@ FULL = DemoSettings(
     max_steps=14_000,
     total_seconds=555,
     finish_seconds=45,
-    disturbance_seconds=25,
+    overhead_seconds=32,
     calibration_seconds=8,
+    evaluations=40,
     evaluation_windows=384,
     final_windows=8192,
     min_steps=1000,
@@ -85,14 +93,15 @@ FULL = DemoSettings(
 
 QUICK = DemoSettings(
     quick=True,
-    training_bytes=10_000_000,
-    held_out_bytes=800_000,
-    tokenizer_bytes=2_000_000,
+    training_bytes=6_000_000,
+    held_out_bytes=600_000,
+    tokenizer_bytes=1_500_000,
     max_steps=2_000,
     total_seconds=86,
     finish_seconds=15,
-    disturbance_seconds=10,
+    overhead_seconds=15,
     calibration_seconds=3,
+    evaluations=20,
     evaluation_windows=128,
     final_windows=2048,
     min_steps=200,
@@ -118,7 +127,7 @@ class Places:
         return cls(
             steps=steps,
             switch=settings.superposition_hundredths * hundredth,
-            evaluate_every=5 * hundredth // 2,
+            evaluate_every=steps // settings.evaluations,
             checkpoint_every=7 * hundredth,
             checkpoint=28 * hundredth,
             kill_server=28 * hundredth + hundredth // 2,
@@ -135,7 +144,7 @@ def steps_within(
     """
     share = settings.superposition_hundredths / 100
     mean_step = max(share * superposed_step + (1 - share) * plain_step, plain_step)
-    in_time = seconds / mean_step
+    in_time = seconds / mean_step - settings.evaluation_steps
     of_data = 0.98 * num_tokens / settings.tokens_per_step
     steps = int(max(settings.min_steps, min(in_time, settings.max_steps)))
     return int(min(steps, of_data)) // STEP_MULTIPLE * STEP_MULTIPLE
