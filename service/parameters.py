@@ -54,8 +54,8 @@ class SequenceQuery(BaseModel):
     sequence: Index = Field(0, description="row of the step, from 0")
 
 
-def refuse_repeated(request: Request) -> None:
-    """Refuse a query parameter that stands there twice."""
+async def refuse_repeated(request: Request) -> None:
+    """Refuse a query parameter that stands there twice. (async: FastAPI would run it in a thread otherwise.)"""
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if names.count(name) > 1:
