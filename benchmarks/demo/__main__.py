@@ -119,6 +119,7 @@ def _evaluate(output: Path, split: Split, settings: DemoSettings, display: Displ
             display.show(f"held-out {name}", min(done, len(windows)), len(windows), "windows")
 
         losses[name], parameters = window_losses(output / name / "model", windows, progress)
+    display.clear()
     return paired_difference(losses[TST], losses[BASELINE], packages), parameters
 
 
@@ -139,6 +140,7 @@ def _audit(
                 display.show(f"audit {name}", done, total, "steps")
 
             runs.append(audit_run(plan, records[name], reports[name]["digests"][0], progress))
+    display.clear()
     undisturbed = stretch.wait(display)
     recorded = losses_of(records[TST], 0, stretch.end_step + len(records[TST]))
     same = compare_losses(recorded, undisturbed)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 __all__ = ["Display", "clock"]
 
@@ -41,7 +41,7 @@ class Display:
                 TextColumn("{task.fields[clock]}", style="dim"),
                 TextColumn("{task.description:<9}", markup=False),
                 BarColumn(bar_width=28),
-                MofNCompleteColumn(),
+                TextColumn("{task.fields[count]}"),
                 TextColumn("{task.fields[news]}", markup=False),
                 console=self._console,
                 transient=True,
@@ -76,16 +76,16 @@ class Display:
         self._shown.clear()
         self._next_plain = time.monotonic() + PLAIN_SECONDS
 
-    def show(self, name: str, done: float, total: float | None, news: str = "") -> None:
-        """How far something is. Cheap, may be called often."""
+    def show(self, name: str, done: float, total: float, news: str = "", *, counted: bool = True) -> None:
+        """How far something is, `counted` with its numbers. Cheap, may be called often."""
+        count = f"{done:,.0f}/{total:,.0f}" if counted else ""
         if self._progress is not None:
             now = clock(self.seconds)
             if name not in self._bars:
-                self._bars[name] = self._progress.add_task(name, total=total, news="", clock=now)
-            self._progress.update(self._bars[name], completed=done, total=total, news=news, clock=now)
+                self._bars[name] = self._progress.add_task(name, total=total, news="", count="", clock=now)
+            self._progress.update(self._bars[name], completed=done, total=total, news=news, count=count, clock=now)
             return
-        share = f"{done:,.0f} of {total:,.0f}" if total else ""
-        self._shown[name] = " ".join(f"{name} {share} {news}".split())
+        self._shown[name] = " ".join(f"{name} {count} {news}".split())
         if time.monotonic() >= self._next_plain:
             self._next_plain = time.monotonic() + PLAIN_SECONDS
             self._print("; ".join(self._shown.values()))

@@ -20,6 +20,13 @@ __all__ = ["Pictures", "binned", "draw", "draw_held_out"]
 
 TST_COLOUR, BASELINE_COLOUR, MARK_COLOUR = "#c2410c", "#1d4ed8", "#64748b"
 NUM_BINS = 240
+ARROW: Any = {
+    "xytext": (26, 14),
+    "textcoords": "offset points",
+    "color": TST_COLOUR,
+    "fontsize": 9.5,
+    "arrowprops": {"arrowstyle": "->", "color": TST_COLOUR, "lw": 0.9},
+}
 STYLE: Any = {
     "font.size": 10.5,
     "axes.titlesize": 11.5,
@@ -87,34 +94,29 @@ def binned(curve: Curve, num_bins: int = NUM_BINS) -> Curve:
 def _held_out(plot: Any, pictures: Pictures) -> Any:
     figure, (by_step, by_tokens) = plot.subplots(1, 2, figsize=(11, 4.3), sharey=True, layout="constrained")
     tst, baseline, switch = pictures.tst_held_out, pictures.baseline_held_out, pictures.switch
-    before = tst.step <= switch
-    for axes, x, scale in ((by_step, "step", 1), (by_tokens, "raw_tokens", 1e6)):
-        axes.plot(getattr(baseline, x) / scale, baseline.loss, color=BASELINE_COLOUR, label="baseline", lw=1.8)
+    end_of_bags = int(np.searchsorted(tst.step, switch, side="right"))
+    reading_bags, reading_tokens = slice(0, end_of_bags), slice(max(0, end_of_bags - 1), None)
+    for axes, x, scale, place in (
+        (by_step, "step", 1, switch),
+        (by_tokens, "raw_tokens", 1e6, pictures.switch_tokens / 1e6),
+    ):
         values = getattr(tst, x) / scale
-        axes.plot(
-            values[before], tst.loss[before], color=TST_COLOUR, lw=1.6, ls=(0, (3, 2)), label="TST, superposition"
-        )
-        after = values[~before] if not before.any() else np.append(values[before][-1:], values[~before])
-        losses = tst.loss[~before] if not before.any() else np.append(tst.loss[before][-1:], tst.loss[~before])
-        axes.plot(after, losses, color=TST_COLOUR, lw=1.8, label="TST, recovery")
-        axes.axvline((switch if scale == 1 else pictures.switch_tokens) / scale, color=MARK_COLOUR, lw=1, ls=":")
-    low, high = float(min(baseline.loss.min(), tst.loss.min())), float(max(tst.loss[-1], baseline.loss[0]))
-    by_step.set_ylim(low - 0.05 * (high - low), high)
+        line = {"color": TST_COLOUR, "lw": 1.8}
+        axes.plot(getattr(baseline, x) / scale, baseline.loss, color=BASELINE_COLOUR, lw=1.8, label="baseline")
+        axes.plot(values[reading_bags], tst.loss[reading_bags], ls=(0, (3, 2)), label="TST, superposition", **line)
+        axes.plot(values[reading_tokens], tst.loss[reading_tokens], label="TST, recovery", **line)
+        axes.axvline(place, color=MARK_COLOUR, lw=1, ls=":")
+    low, high = min(baseline.loss.min(), tst.loss.min()), baseline.loss.max()
+    by_step.set_ylim(low - 0.06 * (high - low), high)
     at_switch = float(np.interp(switch, tst.step, tst.loss))
     by_step.annotate(
-        f"switch at step {switch:,}:\nheld-out loss {at_switch:.2f}",
-        (switch, min(at_switch, high)),
-        xytext=(14, 16),
-        textcoords="offset points",
-        color=TST_COLOUR,
-        fontsize=9.5,
-        arrowprops={"arrowstyle": "->", "color": TST_COLOUR, "lw": 0.9},
+        f"switch at step {switch:,}:\nheld-out loss {at_switch:.2f}", (switch, min(at_switch, high)), **ARROW
     )
-    for step, label in pictures.kills:
-        by_step.plot([step], [low - 0.03 * (high - low)], marker="x", color="#b91c1c", ms=6, mew=1.6, clip_on=False)
-        by_step.set_xlabel(f"step   (red crosses: {', '.join(name for _, name in pictures.kills)})")
-        del label
+    for step, _ in pictures.kills:
+        by_step.plot(step, low - 0.03 * (high - low), marker="x", color="#b91c1c", ms=6, mew=1.6)
+    killed = ", ".join(name for _, name in pictures.kills)
     by_step.set(title="by step: the same FLOPs", ylabel="held-out next-token loss")
+    by_step.set_xlabel(f"step (red crosses: {killed})" if killed else "step")
     by_tokens.set(title="by raw tokens: the same data", xlabel="raw tokens read, millions")
     by_tokens.legend()
     return figure
@@ -155,11 +157,7 @@ def _training(plot: Any, pictures: Pictures) -> Any:
         axes.annotate(
             f"the spike: {first:.2f} at the\nfirst step of recovery",
             (pictures.switch, min(first, float(binned(pictures.baseline_training).loss.max()))),
-            xytext=(30, 10),
-            textcoords="offset points",
-            color=TST_COLOUR,
-            fontsize=9.5,
-            arrowprops={"arrowstyle": "->", "color": TST_COLOUR, "lw": 0.9},
+            **ARROW,
         )
     axes.set(xlabel="step", ylabel="next-token loss of the batch")
     axes.legend()

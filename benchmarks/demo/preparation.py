@@ -106,10 +106,10 @@ def _wait(conversions: list[Child], display: Display) -> None:
     """Show how far the conversions are until all have ended."""
     while not all_ended(conversions):
         for child in conversions:
-            lines = child.news()
-            if lines and not child.ended:
-                share = re.search(r"(\d+)%", lines[-1])
-                display.show(child.name, int(share[1]) if share else 0, 100, lines[-1])
+            if not child.ended:
+                line = (child.news() or ["starting"])[-1]
+                share = re.search(r"(\d+)%", line)
+                display.show(child.name, int(share[1]) if share else 0, 100, line, counted=False)
         time.sleep(POLL_SECONDS)
 
 
@@ -159,10 +159,12 @@ def _step_times(folder: Path, settings: DemoSettings, trainers: dict[str, Child]
             tail.read()
             if trainers[name].check():
                 raise DemoError(f"the calibration of {name} ended before it was stopped (see '{trainers[name].log}')")
-            display.show(name, tail.next_step, None, f"{tail.next_step} steps")
         if begin is None and all(tail.next_step > SKIPPED_STEPS for tail in tails.values()):
             begin = time.monotonic()
             first = {name: (begin, tail.next_step) for name, tail in tails.items()}
+        worked = 0.0 if begin is None else time.monotonic() - begin
+        steps = ", ".join(f"{name} at step {tail.next_step}" for name, tail in tails.items())
+        display.show("calibration", worked, settings.calibration_seconds, steps, counted=False)
         if time.monotonic() > deadline:
             raise DemoError(
                 f"no {SKIPPED_STEPS} steps within {CALIBRATION_DEADLINE_SECONDS:.0f} s; see the logs in "
