@@ -13,7 +13,16 @@ import pytest
 
 from benchmarks.demo import report
 from benchmarks.demo.audit import RunAudit, compare_losses
-from benchmarks.demo.comparison import Curve, equal_data, lead, paired_difference, speed_up, verdict, wait_share
+from benchmarks.demo.comparison import (
+    Curve,
+    equal_data,
+    lead,
+    paired_difference,
+    speed_up,
+    step_seconds,
+    verdict,
+    wait_share,
+)
 from benchmarks.demo.plots import binned
 from benchmarks.demo.settings import BASELINE, QUICK, TST, Places
 
@@ -102,6 +111,7 @@ def test_the_outage_is_not_in_the_share_of_waiting() -> None:
         {
             "event": "step",
             "step": step,
+            "bag_size": 1,
             "raw_tokens": 100 * (step + 1),
             "tokens_per_second": rate,
             "data_wait_share": share,
@@ -111,6 +121,7 @@ def test_the_outage_is_not_in_the_share_of_waiting() -> None:
     found = wait_share(records)
     assert found["overall"] == pytest.approx(0.2)
     assert found["median"] == pytest.approx(0.1)
+    assert step_seconds(records) == {"1": pytest.approx(0.1)}
 
 
 def canned_records(name: str, places: Places) -> list[dict[str, Any]]:
@@ -148,6 +159,7 @@ def written(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     results = report.gather(
         records=records,
         reports=reports,
+        seconds={TST: 70.0, BASELINE: 61.0},
         paired=paired_difference(losses[0] + 0.5, losses[0], np.arange(300) // 10),
         places=places,
         parameters=230_208,
@@ -214,6 +226,7 @@ def test_the_page_says_what_it_must(written: tuple[Path, dict[str, Any]]) -> Non
         "TST ends <b>behind</b> the baseline",
         "Speed-up at equal loss: not reached",
         "2.676 with TST against 2.640",
+        "1:10",
         "lost",
         "identical over 1 steps",
         "kill -9 of the server &amp; more",

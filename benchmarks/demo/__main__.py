@@ -67,7 +67,7 @@ def run_demo(output: Path, settings: DemoSettings, display: Display) -> dict[str
         plan_runs(output, places, settings, display)
         begin = len(display.history)
         training = SideBySide(output, places, children, display)
-        seconds = training.run()
+        training.run()
         events = display.history[begin:]
 
         display.title("Behind the training: undisturbed stretch, evaluation, audit")
@@ -79,6 +79,7 @@ def run_demo(output: Path, settings: DemoSettings, display: Display) -> dict[str
     results = report.gather(
         records=records,
         reports=reports,
+        seconds=training.seconds,
         paired=paired,
         places=places,
         parameters=parameters,
@@ -88,7 +89,6 @@ def run_demo(output: Path, settings: DemoSettings, display: Display) -> dict[str
         "audit": audit,
         "corpus": corpus,
         "calibration": calibration,
-        "training_seconds": seconds,
         "events": events,
         "machine": report.machine(),
         "date": report.today(),

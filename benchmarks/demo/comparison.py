@@ -8,14 +8,24 @@ that is three to five times what independent windows would give. What one seed c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Curve", "PairedDifference", "equal_data", "lead", "paired_difference", "speed_up", "verdict", "wait_share"]
+__all__ = [
+    "Curve",
+    "PairedDifference",
+    "equal_data",
+    "lead",
+    "paired_difference",
+    "speed_up",
+    "step_seconds",
+    "verdict",
+    "wait_share",
+]
 
 SMOOTHED_POINTS = 3
 STANDARD_ERRORS = 2.0
@@ -165,20 +175,34 @@ def verdict(paired: PairedDifference, *, steps: int, parameters: int, quick: boo
     )
 
 
+def step_seconds(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How long the step in the middle took, by bag size, waiting for data included."""
+    lasted: dict[str, list[float]] = {}
+    for record, seconds in _lasted(records):
+        lasted.setdefault(str(record["bag_size"]), []).append(seconds)
+    return {bag_size: float(np.median(seconds)) for bag_size, seconds in lasted.items()}
+
+
 def wait_share(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Share of the steps' time spent waiting for data: in all, and of the step in the middle.
 
     Waits of OUTAGE_SECONDS and more are the server's that the demo killed, and left out.
     """
-    shares, seconds, tokens_before = [], [], 0
-    for record in records:
-        if record["event"] == "step":
-            lasted = (record["raw_tokens"] - tokens_before) / record["tokens_per_second"]
-            tokens_before = record["raw_tokens"]
-            if record["data_wait_share"] * lasted < OUTAGE_SECONDS:
-                shares.append(record["data_wait_share"])
-                seconds.append(lasted)
+    shares, weights = [], []
+    for record, seconds in _lasted(records):
+        if record["data_wait_share"] * seconds < OUTAGE_SECONDS:
+            shares.append(record["data_wait_share"])
+            weights.append(seconds)
     return {
-        "overall": float(np.average(shares, weights=seconds)) if shares else 0.0,
+        "overall": float(np.average(shares, weights=weights)) if shares else 0.0,
         "median": float(np.median(shares)) if shares else 0.0,
     }
+
+
+def _lasted(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], float]]:
+    """The records of steps with the seconds that each took; every step is recorded."""
+    tokens_before = 0
+    for record in records:
+        if record["event"] == "step":
+            yield record, (record["raw_tokens"] - tokens_before) / record["tokens_per_second"]
+            tokens_before = record["raw_tokens"]

@@ -30,6 +30,7 @@ def gather(
     *,
     records: Mapping[str, Records],
     reports: Mapping[str, Mapping[str, Any]],
+    seconds: Mapping[str, float],
     paired: comparison.PairedDifference,
     places: Places,
     parameters: int,
@@ -45,7 +46,10 @@ def gather(
         "steps": places.steps,
         "switch": places.switch,
         "parameters": parameters,
-        "runs": {name: _run(records[name], reports[name], curves[name], places) for name in (TST, BASELINE)},
+        "runs": {
+            name: _run(records[name], reports[name], curves[name]) | {"wall_seconds": seconds[name]}
+            for name in (TST, BASELINE)
+        },
         "speed_up": comparison.speed_up(tst, baseline, places.switch),
         "equal_data": comparison.equal_data(tst, baseline),
         "lead": comparison.lead(tst, baseline, places.switch),
@@ -54,14 +58,15 @@ def gather(
     }
 
 
-def _run(records: Records, report: Mapping[str, Any], curve: Curve, places: Places) -> dict[str, Any]:
+def _run(records: Records, report: Mapping[str, Any], curve: Curve) -> dict[str, Any]:
     shares = comparison.wait_share(records)
     return {
         "steps": report["steps"],
         "raw_tokens": report["raw_tokens"],
         "latent_positions": report["latent_positions"],
         "held_out_loss": float(curve.loss[-1]),
-        "seconds": report["seconds"],
+        "trained_seconds": report["seconds"],
+        "step_seconds": comparison.step_seconds(records),
         "wait_overall": shares["overall"],
         "wait_median": shares["median"],
         "digest": report["digests"][0],

@@ -54,9 +54,11 @@ class SideBySide:
         self.disturbance = Disturbance(checkpoint=places.checkpoint)
         self.tails = {name: MetricsTail(output / name / "metrics.jsonl") for name in (TST, BASELINE)}
         self._begin = time.monotonic()
+        self.seconds: dict[str, float] = {}
+        """How long each took by the clock, from the start of the server, what was lost to the kills included."""
 
-    def run(self) -> float:
-        """Train both to the end, with the kills in between -> seconds it took. Raises DemoError."""
+    def run(self) -> None:
+        """Train both to the end, with the kills in between. Raises DemoError."""
         self._display.title("Training over HTTP, both at once, one thread each")
         self._begin = time.monotonic()
         self._server = start_server("server", self._output, self._children)
@@ -70,13 +72,11 @@ class SideBySide:
         self._watch()
         for _ in script:  # a run too short to be watched in time: what is left is done, and the audit sees it
             time.sleep(POLL_SECONDS)
-        seconds = time.monotonic() - self._begin
         self._server.child.stop()
         self._display.clear()
         for name, tail in self.tails.items():
             evaluation = tail.latest("evaluation") or {}
             self._display.say(f"{LABELS[name]}: held-out next-token loss {evaluation.get('held_out_loss', 0):.4f}")
-        return seconds
 
     def _start_trainer(self, name: str) -> Child:
         config = self._output / "training.yaml"
@@ -85,6 +85,8 @@ class SideBySide:
 
     def _watch(self) -> None:
         for name, tail in self.tails.items():
+            if self._trainers[name].ended:
+                self.seconds.setdefault(name, time.monotonic() - self._begin)
             for record in tail.read():
                 self._tell(name, record)
             step, evaluation = tail.latest("step"), tail.latest("evaluation")
