@@ -18,6 +18,7 @@ The two local loaders run with 0 and with 2 worker processes; the better figure 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -55,7 +56,8 @@ def main() -> None:
         for dtype in options.dtype:
             folder = Path(scratch) / dtype
             prepare(folder, dtype, options.batches)
-            report[dtype] = compare(folder, dtype, options)
+            with serving(folder):
+                report[dtype] = compare(folder, dtype, options)
     print(json.dumps(report, indent=2) if options.json else table(report, options.dtype))
 
 
@@ -150,23 +152,30 @@ def _receive(connection: socket.socket, buffer: memoryview) -> int:
     return received
 
 
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[None]:
+    """`tst-serve` with one worker; its URL is in the file `url`."""
+    command = [sys.executable, "-m", "service.cli", str(folder / "run.json"), "--port", "0", "--json"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        (folder / "url").write_text(json.loads(server.stdout.readline())["runs"][0]["url"])
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def read_served(folder: Path, dtype: str, batches: int) -> Callable[[int], float]:
-    """`tst-serve` and `BatchStream`."""
+    """`BatchStream` from `tst-serve`."""
     from trainer_client import BatchStream
 
-    server = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", str(folder / "run.json"), "--port", "0", "--json"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-    )
-    assert server.stdout is not None
-    stream = BatchStream(json.loads(server.stdout.readline())["runs"][0]["url"])
+    stream = BatchStream((folder / "url").read_text())
 
     def read_round(workers: int) -> float:
         stream.seek(0)
         return _timed(batch.windows for batch in stream)
 
-    read_round.close = server.terminate  # type: ignore[attr-defined]
     return read_round
 
 
@@ -222,11 +231,8 @@ def _contend(name: str, folder: Path, dtype: str, batches: int, orders: Connecti
     """A contender's process: a round with as many workers as every order says, until it says -1."""
     multiprocessing.set_start_method("fork", force=True)  # what a loader's workers have by default
     read_round = CONTENDERS[name](folder, dtype, batches)
-    try:
-        while (workers := orders.recv()) >= 0:
-            orders.send(read_round(workers))
-    finally:
-        getattr(read_round, "close", lambda: None)()
+    while (workers := orders.recv()) >= 0:
+        orders.send(read_round(workers))
 
 
 def compare(folder: Path, dtype: str, options: argparse.Namespace) -> dict[str, Any]:
