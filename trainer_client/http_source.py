@@ -36,6 +36,7 @@ from trainer_client.http_answers import (
     received,
     require_type,
 )
+from trainer_client.receive_buffers import ReceiveBuffers
 from trainer_client.retry import retrying
 from trainer_client.sources import Received
 from tst_data import wire
@@ -82,6 +83,7 @@ class HttpSource:
         if token is not None:
             self.headers["Authorization"] = f"Bearer {_checked_token(token)}"
         self.stop = threading.Event()
+        self.buffers = ReceiveBuffers()
         self._lock = threading.Lock()
         self._num_retries = 0
         self._last_logged = float("-inf")
@@ -254,7 +256,9 @@ class HttpReader:
         if length is not None and length > limit:
             raise DamagedDataError(f"the answer announces {length:,} bytes, expected at most {limit:,}")
         size = limit + 1 if length is None else length
-        memory = torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory)
+        memory = (
+            torch.empty(size, dtype=torch.uint8, pin_memory=True) if pin_memory else self._source.buffers.lease(size)
+        )
         view = memory.numpy().data
         filled = 0
         while filled < size:

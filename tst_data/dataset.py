@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -63,6 +64,7 @@ class Dataset:
         self._table = table
         self._files = ShardFiles(path, table, cache)
         self._documents = DocumentIndex(path, table)
+        self._tokenizer = lru_cache(maxsize=1)(self._load_tokenizer)
         self._check_table()
 
     @property
@@ -130,7 +132,10 @@ class Dataset:
         return self._documents.find(first_token, num_tokens)
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that made the tokens, from the files in the folder."""
+        """The tokenizer that made the tokens, from the files in the folder; read and verified once."""
+        return self._tokenizer()
+
+    def _load_tokenizer(self) -> Tokenizer:
         from tst_data.tokenizers import load_saved_tokenizer
 
         for name, expected in self.manifest.files.items():
