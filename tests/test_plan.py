@@ -15,6 +15,7 @@ from tst_data.batch import checksum
 from tst_data.dataset import Dataset
 from tst_data.errors import ForeignDataError, InvalidInputError, NotFoundError
 from tst_data.plan_report import report_plan
+from tst_data.run import parse_run
 from tst_data.writer import write_dataset
 
 THREE_PHASES = [
@@ -133,3 +134,34 @@ def test_report_counts_and_warns(make_run: MakeRun, tiny_dataset: Dataset) -> No
 def test_a_run_without_waste_warns_of_nothing(make_run: MakeRun, tiny_dataset: Dataset) -> None:
     with Plan(load_run(make_run(tiny_dataset))) as plan:
         assert report_plan(plan, step_seconds=1).warnings == []
+
+
+@pytest.mark.parametrize(("left", "warned"), [(4, False), (6, True)])
+def test_what_the_switch_passes_over_is_warned_of_from_a_twentieth_on(tmp_path: Path, left: int, warned: bool) -> None:
+    """100 windows of 8 in one shard; with `left` of them to go, a switch to windows of 16 passes those over."""
+    with write_dataset(tmp_path / "d", [[1] * 800], vocabulary_size=9, end_of_text_id=0, sample_tokens=801):
+        pass
+    run = parse_run(
+        "{name: r, datasets: [{path: d}], sequence_length: 8, batch_size: 1, phases: "
+        f"[{{bag_size: 1, steps: {100 - left}}}, {{bag_size: 2, steps: 1}}]}}",
+        tmp_path,
+    )
+    with Plan(run) as plan:
+        warnings = report_plan(plan, step_seconds=1).warnings
+    assert any("at the switch" in warning for warning in warnings) == warned
+
+
+@pytest.mark.parametrize(("sequence_length", "warned"), [(96, False), (470, True)])
+def test_what_is_left_at_shard_ends_is_warned_of_from_a_twentieth_on(
+    tmp_path: Path, sequence_length: int, warned: bool
+) -> None:
+    """One shard of 1,000 tokens: windows of 96 leave 40 of them, windows of 470 leave 60."""
+    with write_dataset(tmp_path / "d", [[1] * 999], vocabulary_size=9, end_of_text_id=0, sample_tokens=1000):
+        pass
+    text = (
+        f"{{name: r, datasets: [{{path: d}}], sequence_length: {sequence_length}, batch_size: 1, "
+        "phases: [{bag_size: 1, steps: 1}]}"
+    )
+    with Plan(parse_run(text, tmp_path)) as plan:
+        warnings = report_plan(plan, step_seconds=1).warnings
+    assert any("ends of shards" in warning for warning in warnings) == warned

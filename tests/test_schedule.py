@@ -260,6 +260,30 @@ def test_what_the_switch_passes_over(before: int, after: int, share: float) -> N
     assert use.passed_over_at_switch == round(share * left)
 
 
+def test_thousands_of_phases_over_one_group() -> None:
+    steps = 3000
+    phases = [{"bag_size": 1, "steps": 1}] * steps
+    content = {"name": "r", "datasets": [{"path": "d"}], "sequence_length": 2, "batch_size": 1, "phases": phases}
+    schedule = make(content, [np.array([2 * steps + 1])])
+    starts = sorted(first for step in range(0, steps, 100) for _, first in rows(schedule, step))
+    assert len(set(starts)) == steps // 100
+    assert rows(schedule, steps - 1)[0][1] % 2 == 0
+
+
+def test_where_a_phase_begins_and_ends_in_a_dataset() -> None:
+    """Ten windows an epoch: the end of the first is no repetition, one window more is."""
+    content = {
+        "name": "r", "datasets": [{"path": "d"}], "sequence_length": 4, "batch_size": 1,
+        "phases": [{"bag_size": 1, "steps": 4}, {"bag_size": 1, "steps": 6}],
+    }  # fmt: skip
+    first, second = make(content, [np.array([41])]).uses()
+    assert (first.first_epoch, second.last_epoch) == (0.0, 1.0)
+    assert first.last_epoch == second.first_epoch == pytest.approx(17 / 41)  # the last token is passed over at once
+    assert not second.repeated
+    content["phases"][1] = {"bag_size": 1, "steps": 7}
+    assert make(content, [np.array([41])]).uses()[1].repeated
+
+
 def test_golden_windows() -> None:
     """Pins shard order, group draws, leftovers, mixture and row order: a change needs a new ORDER_VERSION."""
     content = {

@@ -121,6 +121,7 @@ class HttpReader:
     def __init__(self, source: HttpSource, connection: http.client.HTTPConnection) -> None:
         self._source = source
         self._connection = connection
+        self._past_caches = False  # whether a proxy's copy may be what is wrong
         self._answered = False  # whether the open connection has carried an answer before
 
     def read(self, step: int, rank: int, world_size: int) -> Received:
@@ -175,10 +176,12 @@ class HttpReader:
         source = self._source
         deadline = time.monotonic() + source.timeout_seconds
         num_damaged = 0
+        self._past_caches = False
 
         def worth_another_try(error: BaseException) -> bool:
             nonlocal num_damaged
             num_damaged += isinstance(error, _DAMAGED)
+            self._past_caches = num_damaged > 0
             return isinstance(error, TemporaryError) or (
                 isinstance(error, _DAMAGED) and num_damaged < NUM_DAMAGED_TRIES
             )
@@ -237,6 +240,8 @@ class HttpReader:
 
     def _ask(self, path: str, accepted: str) -> http.client.HTTPResponse:
         headers = {**self._source.headers, "Accept": accepted}
+        if self._past_caches:
+            headers["Cache-Control"] = "no-cache"
         try:
             self._connection.request("GET", path, headers=headers)
             return self._connection.getresponse()

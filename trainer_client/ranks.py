@@ -7,6 +7,7 @@ where every process is a data-parallel one.
 from __future__ import annotations
 
 import os
+from numbers import Integral
 
 import torch
 
@@ -23,13 +24,13 @@ def coordinates(rank: int | None, world_size: int | None) -> tuple[int, int]:
         rank = found_rank if rank is None else rank
         world_size = found_world_size if world_size is None else world_size
     for name, value in (("rank", rank), ("world_size", world_size)):
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise InvalidInputError(f"{name} is {value!r}; expected a whole number")
     if world_size < 1:
         raise InvalidInputError(f"world_size is {world_size}; expected at least 1")
     if not 0 <= rank < world_size:
         raise InvalidInputError(f"rank is {rank}; expected 0 to {world_size - 1}, for world_size is {world_size}")
-    return rank, world_size
+    return int(rank), int(world_size)
 
 
 def check_shares(description: RunDescription, world_size: int, micro_batches: int) -> None:

@@ -22,6 +22,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from functools import partial
+from numbers import Integral
 from types import TracebackType
 from typing import Any
 
@@ -75,7 +76,7 @@ class BatchStream:
         self.rank, self.world_size = coordinates(rank, world_size)
         self.micro_batches = _whole("micro_batches", micro_batches, at_least=1)
         prefetch = _whole("prefetch", prefetch, at_least=0)
-        _whole("start_step", start_step, at_least=0)
+        start_step = _whole("start_step", start_step, at_least=0)
         if not isinstance(timeout_seconds, int | float) or not 0 < timeout_seconds < math.inf:
             raise InvalidInputError(f"timeout_seconds is {timeout_seconds!r}; expected seconds, more than 0")
         self.device = _device(device)
@@ -154,7 +155,8 @@ class BatchStream:
     def seek(self, step: int) -> None:
         """Go to the beginning of a step; the number of steps is the end. The digest goes on as a chain."""
         self._check_open()
-        self._check_step("step", _whole("step", step, at_least=0))
+        step = _whole("step", step, at_least=0)
+        self._check_step("step", step)
         logger.info("seek from step %d to %d, digest %s", self._step, step, self._digest)
         self._go_to(step, self._digest)
 
@@ -240,8 +242,9 @@ class BatchStream:
                 f"state is of data with fingerprint {fingerprint}, {self._source.location} has "
                 f"{self.description.fingerprint}; resume with the run that it was saved from"
             )
-        self._check_step("next_step of state", _whole("next_step of state", step, at_least=0))
-        return int(step)
+        step = _whole("next_step of state", step, at_least=0)
+        self._check_step("next_step of state", step)
+        return step
 
     def _check_step(self, name: str, step: int) -> None:
         total = self.description.total_steps
@@ -307,8 +310,8 @@ def _device(device: torch.device | str | int | None) -> torch.device | None:
 
 
 def _whole(name: str, value: Any, *, at_least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise InvalidInputError(f"{name} is {value!r}; expected a whole number, at least {at_least}")
     if value < at_least:
         raise InvalidInputError(f"{name} is {value}; expected at least {at_least}")
-    return value
+    return int(value)

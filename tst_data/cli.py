@@ -13,7 +13,8 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="tst-data",
-    help="Documents to token shards, once; then superposed batches of any run over them.",
+    help="Documents to token shards, once; then superposed batches of any run over them. Example: "
+    "tst-data convert articles/*.jsonl --tokenizer bytes --out data/wiki, then tst-data plan wiki.yaml",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

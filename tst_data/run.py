@@ -26,8 +26,11 @@ __all__ = ["DatasetReference", "Phase", "Run", "RunSpecification", "load_run", "
 MAX_WINDOW_TOKENS = 1 << 30
 """A window beyond this is a slip of the pen: one batch row of 2 GB or more."""
 
+MAX_RUN_TOKENS = 1 << 60
+"""Input tokens of a whole run; far beyond any, and everything counted stays within 64 bits."""
+
 Count = Annotated[int, Field(strict=True, ge=1, le=1 << 62)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
 class _Frozen(BaseModel):
@@ -73,6 +76,7 @@ class RunSpecification(_Frozen):
 
     @model_validator(mode="after")
     def _check_phases(self) -> RunSpecification:
+        run_tokens = 0
         for index, phase in enumerate(self.phases):
             given = phase.weights
             if given is not None and len(given) != len(self.datasets):
@@ -91,6 +95,12 @@ class RunSpecification(_Frozen):
                 raise ValueError(
                     f"phase {index} has windows of {window_length:,} tokens; at most {MAX_WINDOW_TOKENS:,} are "
                     "possible: lower bag_size or sequence_length"
+                )
+            run_tokens += self.phase_batch_size(index) * phase.steps * self.geometry(index).advance
+            if run_tokens > MAX_RUN_TOKENS:
+                raise ValueError(
+                    f"up to phase {index} the run reads {run_tokens:,} tokens; at most {MAX_RUN_TOKENS:,} are "
+                    "possible: lower steps or batch_size"
                 )
         return self
 

@@ -151,7 +151,7 @@ def _parts_of(source: str, include: Sequence[str]) -> list[SourcePart]:
             raise NotFoundError(f"{source}: no file matches; check the pattern (`**` crosses folders)")
         return found
     raise NotFoundError(
-        f"{source}: no such file or folder; check the path (datasets of the Hub are {HUB_PREFIX}owner/name)"
+        f"{source}: no such file or folder; give the path of a local one, or {HUB_PREFIX}owner/name for the Hub"
     )
 
 

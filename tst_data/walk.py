@@ -62,14 +62,17 @@ class Pool:
 
     def first_tokens(self, ordinals: Ints) -> Ints:
         """First token in the token stream of the `ordinals`-th windows drawn from this pool."""
-        drawn = permute(ordinals, self.size, self.key)
-        if self.parent is not None:
-            parent_ordinals, piece = np.divmod(drawn, self.pieces)
-            return self.parent.first_tokens(self.parent_drawn + parent_ordinals) + piece * self.geometry.advance
-        assert self.shard_first_window is not None
-        assert self.shard_first_token is not None
-        shard = np.searchsorted(self.shard_first_window, drawn, side="right") - 1
-        return self.shard_first_token[shard] + (drawn - self.shard_first_window[shard]) * self.geometry.advance
+        pool, within = self, np.zeros_like(ordinals)
+        while pool.parent is not None:
+            parent_ordinals, piece = np.divmod(permute(ordinals, pool.size, pool.key), pool.pieces)
+            within += piece * pool.geometry.advance
+            pool, ordinals = pool.parent, pool.parent_drawn + parent_ordinals
+        assert pool.shard_first_window is not None
+        assert pool.shard_first_token is not None
+        drawn = permute(ordinals, pool.size, pool.key)
+        shard = np.searchsorted(pool.shard_first_window, drawn, side="right") - 1
+        in_shard = (drawn - pool.shard_first_window[shard]) * pool.geometry.advance
+        return pool.shard_first_token[shard] + in_shard + within
 
 
 @dataclass(frozen=True)
