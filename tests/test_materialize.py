@@ -134,6 +134,14 @@ def test_an_unfinished_folder_of_another_run_is_refused(
         materialize(other, tmp_path / "out")
 
 
+def test_a_folder_that_is_being_written_is_refused(plan: Plan, tmp_path: Path) -> None:
+    staging = tmp_path / ".out.materializing"
+    staging.mkdir()
+    with module._locked(staging), pytest.raises(InvalidInputError, match="another process is writing"):
+        materialize(plan, tmp_path / "out")
+    assert materialize(plan, tmp_path / "out")
+
+
 def test_run_json_says_where_every_row_is(plan: Plan, tmp_path: Path) -> None:
     materialize(plan, tmp_path / "out", shard_bytes=3000)
     content = json.loads((tmp_path / "out" / "run.json").read_text())

@@ -358,7 +358,7 @@ def test_evaluation_on_text_of_another_tokenizer_is_refused(
     [
         ("learnin_rate: 1", "unknown key 'learnin_rate'"),
         ("evaluation: {every: 3}", "'evaluation.dataset' is missing"),
-        ("learning_rate: -1", "'learning_rate': .*greater than 0"),
+        ("learning_rate: -1", "'learning_rate': expected more than 0"),
         ("checkpoint: {every: 0}", "'checkpoint.every'"),
         ("slot_weights: powr", "'powr' is not known"),
         ("model: {hidden_size: 3}", "expected model_type"),

@@ -19,6 +19,26 @@ __all__ = [
 ]
 
 
+_EXPECTED = {
+    "bool_type": "expected true or false",
+    "finite_number": "expected a finite number",
+    "float_type": "expected a number",
+    "greater_than": "expected more than {gt:g}",
+    "greater_than_equal": "expected at least {ge}",
+    "int_from_float": "expected a whole number",
+    "int_type": "expected a whole number",
+    "less_than": "expected less than {lt}",
+    "less_than_equal": "expected at most {le}",
+    "literal_error": "expected {expected}",
+    "string_pattern_mismatch": "expected a text that matches {pattern}",
+    "string_too_long": "expected at most {max_length} characters",
+    "string_too_short": "expected at least {min_length} characters",
+    "string_type": "expected a text",
+    "too_short": "expected at least {min_length}, found {actual_length}",
+}
+"""What pydantic expected, by the type of its error, in the words of all other messages."""
+
+
 class TSTError(Exception):
     """Base of all errors that a user can cause or must know of."""
 
@@ -63,7 +83,8 @@ def validation_message(error: ValidationError) -> str:
         return f"unknown key '{place}'; remove it or correct its spelling"
     if first["type"] == "missing":
         return f"'{place}' is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    expected = _EXPECTED.get(first["type"])
+    message = expected.format(**first.get("ctx", {})) if expected else first["msg"].removeprefix("Value error, ")
     where = f"'{place}': " if place else ""
     given = first["input"]
     if isinstance(given, dict | list | tuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,11 +174,12 @@ def _append_journal(staging: Path, line: str) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second process doing the same; waits for none, refuses."""
-    with (folder.parent / f"{folder.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInputError(f"another process is writing '{folder}'; wait for it to end") from None
+    """Hold the folder against a second process doing the same; waits for none, refuses. Goes with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-        Path(file.name).unlink(missing_ok=True)
+    except BlockingIOError:
+        raise InvalidInputError(f"another process is writing '{folder}'; wait for it to end") from None
+    finally:
+        os.close(descriptor)
