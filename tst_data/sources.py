@@ -11,7 +11,6 @@ What a file holds is told by its name: `.jsonl .ndjson .json` JSON lines, `.csv 
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from tst_data.compression import open_stream, split_compression
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.hub_sources import HUB_PREFIX, HubDataset, is_saved_dataset
 from tst_data.source_document import ReadOptions, SourceDocument
+from tst_data.source_paths import files_of_folder, files_of_glob, is_glob
 from tst_data.text_formats import read_csv, read_jsonl, read_text
 
 __all__ = ["SourceFile", "SourcePart", "find_sources", "sources_digest"]
@@ -142,32 +142,22 @@ def _parts_of(source: str, include: Sequence[str]) -> list[SourcePart]:
         return [HubDataset.saved(path)] if is_saved_dataset(path) else list(_folder(path, source, include))
     if path.exists():
         return [_file(path)]
-    if any(character in source for character in "*?["):
-        found: list[SourcePart] = []
-        for match in sorted(glob.glob(source, recursive=True), key=lambda match: Path(match).parts):
-            if os.path.isfile(match) and _included(Path(match).name, match, include):
-                found.append(_file(Path(match)))
+    if is_glob(source):
+        found = files_of_glob(source, lambda match: _included(match.name, str(match), include))
         if not found:
             raise NotFoundError(f"{source}: no file matches; check the pattern (`**` crosses folders)")
-        return found
+        return [_file(match) for match in found]
     raise NotFoundError(
         f"{source}: no such file or folder; give the path of a local one, or {HUB_PREFIX}owner/name for the Hub"
     )
 
 
 def _folder(folder: Path, source: str, include: Sequence[str]) -> list[SourceFile]:
-    found = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(root, name)
-            visible = not name.startswith(".") and path.is_file()
-            if visible and _included(name, path.relative_to(folder).as_posix(), include):
-                found.append(path)
+    found = files_of_folder(folder, lambda path: _included(path.name, path.relative_to(folder).as_posix(), include))
     if not found:
         wanted = f" matching {' or '.join(include)}" if include else ""
         raise InvalidInputError(f"{source}: folder holds no files{wanted}; hidden files do not count")
-    return [_file(path) for path in sorted(found, key=lambda path: path.parts)]
+    return [_file(path) for path in found]
 
 
 def _included(name: str, path: str, include: Sequence[str]) -> bool:
