@@ -1,4 +1,4 @@
-"""The demo's audit. python -m pytest tests/test_demo_audit.py"""
+"""The demo's audit and held-out windows. python -m pytest tests/test_demo_audit.py"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.demo.audit import audit_run, compare_losses, repeated_tokens, step_counts
+from benchmarks.demo.held_out import held_out_windows
 from benchmarks.demo.metrics_tail import MetricsTail
 from tst_data.plan import Plan
 from tst_data.run import load_run
@@ -127,3 +128,18 @@ def test_metrics_are_followed_over_a_restart(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write(lines[2])
     assert tail.read() == step_records(2)
+
+
+def test_windows_are_spread_over_the_whole_held_out_text(tmp_path: Path) -> None:
+    documents = [np.full(39, number) for number in range(30)]
+    with write_dataset(tmp_path / "data", documents, vocabulary_size=64, end_of_text_id=63) as dataset:
+        sources = [document.source for document in dataset.documents(0, dataset.num_tokens)]
+        tokens = dataset.read(0, dataset.num_tokens)
+    package_of = dict.fromkeys(sources, "all")
+    windows, packages = held_out_windows(tmp_path / "data", 10, 20, package_of)
+    assert windows.shape == (10, 21)
+    assert packages.tolist() == [0] * 10
+    starts = [number * 59 // 10 * 20 for number in range(10)]
+    assert windows.tolist() == [tokens[start : start + 21].tolist() for start in starts]
+    everything, _ = held_out_windows(tmp_path / "data", 1000, 20, package_of)
+    assert len(everything) == 59

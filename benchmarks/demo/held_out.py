@@ -21,23 +21,24 @@ BATCH_SIZE = 64
 def held_out_windows(
     path: Path, num_windows: int, sequence_length: int, package_of: Mapping[str, str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first windows (n, L + 1) of a dataset, without overlap, and for each the number of its package (n,).
+    """Windows (n, L + 1) spread evenly over a dataset, without overlap, and the number of each one's package (n,).
 
     `package_of` names the package of each source file; a window belongs to the document of its first token.
     """
     with open_dataset(path) as dataset:
-        n = min(num_windows, (dataset.num_tokens - 1) // sequence_length)
-        tokens = dataset.read(0, n * sequence_length + 1).astype(np.int64)
-        packages = _package_numbers(dataset, n * sequence_length, package_of)
-    starts = np.arange(n) * sequence_length
-    return tokens[starts[:, None] + np.arange(sequence_length + 1)], packages[starts]
+        total = (dataset.num_tokens - 1) // sequence_length
+        n = min(num_windows, total)
+        starts = np.arange(n) * total // n * sequence_length  # (n,)
+        tokens = dataset.read(0, total * sequence_length + 1)
+        packages = _package_numbers(dataset, package_of)[starts]
+    return tokens[starts[:, None] + np.arange(sequence_length + 1)].astype(np.int64), packages
 
 
-def _package_numbers(dataset: Dataset, num_tokens: int, package_of: Mapping[str, str]) -> NDArray[np.int64]:
-    """The number of the package that each of the first tokens is of (num_tokens,)."""
+def _package_numbers(dataset: Dataset, package_of: Mapping[str, str]) -> NDArray[np.int64]:
+    """The number of the package that each token is of (num_tokens,)."""
     numbers: dict[str, int] = {}
-    result = np.zeros(num_tokens, dtype=np.int64)
-    for document in dataset.documents(0, num_tokens):
+    result = np.zeros(dataset.num_tokens, dtype=np.int64)
+    for document in dataset.documents(0, dataset.num_tokens):
         package = package_of[document.source]
         result[document.first_token : document.end] = numbers.setdefault(package, len(numbers))
     return result

@@ -111,6 +111,7 @@ def _wait(conversions: list[Child], display: Display) -> None:
                 share = re.search(r"(\d+)%", line)
                 display.show(child.name, int(share[1]) if share else 0, 100, line, counted=False)
         time.sleep(POLL_SECONDS)
+    display.clear()
 
 
 def calibrate(
