@@ -248,6 +248,44 @@ def test_malformed_columnar_files_are_refused(tmp_path: Path, kind: str) -> None
     check_refused(r"row 1: column 'text' is null", path)
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet", "arrow", "stream.arrow"])
+def test_a_column_that_stands_twice_is_refused_where_it_is_asked_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "jsonl":
+        path.write_text('{"id": "1", "text": "one", "text": "two", "body": {"x": 1, "x": 2}}')
+    elif kind in ("csv", "tsv"):
+        path.write_text("id,text,text,body\n1,one,two,three\n".replace(",", "," if kind == "csv" else "\t"))
+    else:
+        table = pa.Table.from_arrays([pa.array(["one"])] * 4, names=["id", "text", "text", "body"])
+        with path.open("wb") as file:
+            if kind == "parquet":
+                pq.write_table(table, file)
+            else:
+                new = pa.ipc.new_file if kind == "arrow" else pa.ipc.new_stream
+                with new(file, table.schema) as writer:
+                    writer.write_table(table)
+    check_refused(r"column 'text' stands twice; rename", path)
+    check_refused(r"column 'text' stands twice; rename", path, column="id", id_column="text")
+    assert len(read(path, column="id")) == 1
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "arrow"])
+def test_ids_that_are_none_are_refused_with_their_row(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(encode(kind, {"text": ["a", "b"], "name": ["x", None]}))
+    check_refused(r"(row 1|line 2): id column 'name' is null; .*leave --id-column out", path, id_column="name")
+    path.write_bytes(encode(kind, {"text": ["a", "b"], "name": [7, 0]}))
+    assert [document.id for document in read(path, id_column="name")] == ["7", "0"]
+
+
+def test_ids_that_are_not_unicode_are_refused_with_their_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "name": "\\ud800"}')
+    check_refused(r"line 1: id column 'name' holds a lone surrogate", tmp_path / "a.jsonl", id_column="name")
+    names = pa.StringArray.from_buffers(1, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xe9!"))
+    pq.write_table(pa.table({"text": ["a"], "name": names}), tmp_path / "a.parquet")
+    check_refused(r"row 0: id column 'name' is not UTF-8 at byte 0", tmp_path / "a.parquet", id_column="name")
+
+
 def test_documents_too_large_to_encode_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "huge.txt"
     with path.open("wb") as file:

@@ -21,7 +21,14 @@ import pyarrow.parquet as pq
 
 from tst_data.compression import open_stream
 from tst_data.errors import InvalidInputError
-from tst_data.source_document import ReadOptions, SourceDocument, check_columns, check_size, document_of_value
+from tst_data.source_document import (
+    ReadOptions,
+    SourceDocument,
+    check_columns,
+    check_size,
+    document_id,
+    document_of_value,
+)
 
 __all__ = ["documents_of_batches", "read_arrow", "read_parquet"]
 
@@ -103,14 +110,24 @@ def documents_of_batches(
             for index in range(skip, num_rows):
                 row = first_row + index
                 place = f"{name}: row {row}"
-                document_id = f"{name}#{row}" if ids is None else str(ids[index].as_py())
-                document = _document(place, row, document_id, texts[index], options)
+                id_of_row = f"{name}#{row}" if ids is None else _id(place, ids[index], options)
+                document = _document(place, row, id_of_row, texts[index], options)
                 if document is not None:
                     yield document
         first_row += num_rows
 
 
-def _document(place: str, row: int, document_id: str, scalar: Any, options: ReadOptions) -> SourceDocument | None:
+def _id(place: str, scalar: Any, options: ReadOptions) -> str:
+    try:
+        value = scalar.as_py()
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{place}: id column '{options.id_column}' is not UTF-8 at byte {error.start}; convert it to UTF-8"
+        ) from None
+    return document_id(place, value, options)
+
+
+def _document(place: str, row: int, name: str, scalar: Any, options: ReadOptions) -> SourceDocument | None:
     if _is_list(scalar.type) and scalar.is_valid:
         values = scalar.values
         if values.null_count:
@@ -120,14 +137,14 @@ def _document(place: str, row: int, document_id: str, scalar: Any, options: Read
             tokens = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid:
             raise InvalidInputError(f"{place}: column '{options.column}' holds a number that is no token id") from None
-        return SourceDocument(row, document_id, None, np.ascontiguousarray(tokens))
+        return SourceDocument(row, name, None, np.ascontiguousarray(tokens))
     try:
         value = scalar.as_py()
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         options.refuse_text(f"{place}: not UTF-8 at byte {error.start} (0x{byte:02x})")
         return None
-    return document_of_value(place, row, document_id, value, options)
+    return document_of_value(place, row, name, value, options)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -52,7 +52,9 @@ def convert_command(
         typer.Option(metavar="SHARE", help="Share of documents, as 0.5% or 0.005, for DATASET-validation."),
     ] = "0",
     column: Annotated[str, typer.Option(help="Column that holds the text, or ready-made token ids.")] = "text",
-    id_column: Annotated[str | None, typer.Option(help="Column that holds the documents' ids.")] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Column that holds the documents' ids, none null. Without: SOURCE#ROW.")
+    ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Each line of a text file is a document.")] = False,
     include: Annotated[
         list[str] | None,

@@ -22,6 +22,7 @@ __all__ = [
     "check_columns",
     "check_size",
     "checked_utf8",
+    "document_id",
     "document_of_value",
 ]
 
@@ -60,11 +61,13 @@ class ReadOptions:
 
 
 def check_columns(place: str, present: Sequence[str], options: ReadOptions) -> None:
-    """Refuse a source that lacks a column that was asked for, naming the columns there are."""
+    """Refuse a source that lacks a column that was asked for, naming the columns there are, or has it twice."""
     for option, column in (("--column", options.column), ("--id-column", options.id_column)):
         if column is not None and column not in present:
             known = ", ".join(present) or "none"
             raise InvalidInputError(f"{place}: no column '{column}'; choose with {option} from: {known}")
+        if column is not None and present.count(column) > 1:
+            raise InvalidInputError(f"{place}: column '{column}' stands twice; rename or remove one of the two")
 
 
 def check_size(place: str, size_bytes: int) -> None:
@@ -86,12 +89,28 @@ def checked_utf8(place: str, text: bytes, options: ReadOptions) -> bool:
     return True
 
 
-def document_of_value(
-    place: str, row: int, document_id: str, value: Any, options: ReadOptions
-) -> SourceDocument | None:
+def document_id(place: str, value: Any, options: ReadOptions) -> str:
+    """The id that the id column's value stands for. Whoever names that column relies on it: no id is made up."""
+    if value is None:
+        raise InvalidInputError(
+            f"{place}: id column '{options.id_column}' is null; fill it in, or leave --id-column out (ids are then "
+            "SOURCE#ROW)"
+        )
+    written = str(value)
+    try:
+        written.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{place}: id column '{options.id_column}' holds a lone surrogate at character {error.start}; correct it"
+        ) from None
+    return written
+
+
+def document_of_value(place: str, row: int, name: str, value: Any, options: ReadOptions) -> SourceDocument | None:
     """The document that a column's value stands for: text, or a list of token ids.
 
-    `place` names file and line or row for messages. None where an invalid text is passed over.
+    `name` is the document's id; `place` names file and line or row for messages. None where an invalid text is
+    passed over.
     """
     if isinstance(value, str):
         try:
@@ -100,14 +119,14 @@ def document_of_value(
             options.refuse_text(f"{place}: column '{options.column}' holds a lone surrogate at character {error.start}")
             return None
         check_size(place, len(text))
-        return SourceDocument(row, document_id, text, None)
+        return SourceDocument(row, name, text, None)
     if value is None:
         raise InvalidInputError(
             f"{place}: column '{options.column}' is null; remove the row, or write an empty text for an empty document"
         )
     if isinstance(value, list) and all(type(item) is int for item in value):
         try:
-            return SourceDocument(row, document_id, None, np.array(value, dtype=np.int64))
+            return SourceDocument(row, name, None, np.array(value, dtype=np.int64))
         except OverflowError:
             raise InvalidInputError(f"{place}: column '{options.column}' holds a number that is no token id") from None
     raise InvalidInputError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from tst_data.compression import SourceStream
 from tst_data.errors import InvalidInputError
@@ -22,6 +23,7 @@ from tst_data.source_document import (
     check_columns,
     check_size,
     checked_utf8,
+    document_id,
     document_of_value,
 )
 
@@ -58,18 +60,37 @@ def read_jsonl(stream: SourceStream, name: str, options: ReadOptions, start_row:
         if not checked_utf8(place, line, options):
             continue
         try:
-            record = json.loads(line.strip().decode())  # of bytes, `json` would guess UTF-16 and UTF-32 too
+            record = _JSON.decode(line.strip().decode())
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise InvalidInputError(f"{place}: not JSON ({reason}); expected one JSON object a line") from error
         if not isinstance(record, dict):
             given = type(record).__name__
             raise InvalidInputError(f"{place}: a JSON {given}; expected one JSON object a line")
-        check_columns(place, list(record), options)
-        document_id = str(record[options.id_column]) if options.id_column else f"{name}#{number - 1}"
-        document = document_of_value(place, number - 1, document_id, record[options.column], options)
+        check_columns(place, record.keys_written if isinstance(record, _Repetitive) else list(record), options)
+        id_of_row = f"{name}#{number - 1}"
+        if options.id_column:
+            id_of_row = document_id(place, record[options.id_column], options)
+        document = document_of_value(place, number - 1, id_of_row, record[options.column], options)
         if document is not None:
             yield document
+
+
+class _Repetitive(dict[str, Any]):
+    """A JSON object in which a key stands twice."""
+
+    keys_written: list[str]
+
+
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        record = _Repetitive(record)
+        record.keys_written = [key for key, _ in pairs]
+    return record
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_record)
 
 
 def read_csv(
@@ -105,8 +126,8 @@ def read_csv(
                     f"{place}: {len(record)} fields where the header has {len(header)}; quote fields that hold "
                     f"{'tabs' if delimiter == chr(9) else 'commas'} or line breaks"
                 )
-            document_id = f"{name}#{row}" if id_index is None else record[id_index]
-            document = document_of_value(place, row, document_id, record[text_index], options)
+            id_of_row = f"{name}#{row}" if id_index is None else record[id_index]
+            document = document_of_value(place, row, id_of_row, record[text_index], options)
             if document is not None:
                 yield document
     except csv.Error as error:
