@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,28 @@ def test_trained_model_opens_with_transformers_and_is_the_one_that_was_trained(t
     assert opened.config.eos_token_id == 255
     generated = opened.eval().generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, do_sample=False, pad_token_id=0)
     assert generated.shape[1] <= 7
+
+
+def train_until(step: int, monkeypatch: pytest.MonkeyPatch, run: Path, config: TrainConfig, output: Path) -> None:
+    """Train, and end as a killed process would when this step is due."""
+    take = Trainer._take
+
+    def limited(self: Trainer, at: int, stop: Any) -> None:
+        if at == step:
+            raise KeyboardInterrupt
+        take(self, at, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_take", limited)
+        with pytest.raises(KeyboardInterrupt):
+            make_trainer(run, config, output).run()
+
+
+@pytest.fixture
+def checkpointed(run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An output folder with a checkpoint of step 4."""
+    train_until(5, monkeypatch, run_file, config, tmp_path / "checkpointed")
+    return tmp_path / "checkpointed"
 
 
 def test_bag_losses_and_next_token_losses_are_series_of_their_own(trained: Any) -> None:
@@ -179,22 +202,9 @@ def test_resuming_anywhere_gives_the_same_bits(
     trained: Any, run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, report, undisturbed = trained
-    take = Trainer._take
     output = tmp_path / "resumed"
-
-    def until(last: int) -> Callable[..., None]:
-        def limited(self: Trainer, step: int, stop: Any) -> None:
-            if step == last:
-                raise KeyboardInterrupt
-            take(self, step, stop)
-
-        return limited
-
     for last in (5, SWITCH, 9):
-        monkeypatch.setattr(Trainer, "_take", until(last))
-        with pytest.raises(KeyboardInterrupt):
-            make_trainer(run_file, config, output).run()
-    monkeypatch.setattr(Trainer, "_take", take)
+        train_until(last, monkeypatch, run_file, config, output)
     assert make_trainer(run_file, config, output).run().digests == report.digests
     for name in ("model/model.safetensors", "model/config.json"):
         assert (output / name).read_bytes() == (undisturbed / name).read_bytes()
@@ -210,9 +220,21 @@ def test_resuming_anywhere_gives_the_same_bits(
 
 def test_finished_training_only_reports_again(trained: Any, run_file: Path, config: TrainConfig) -> None:
     _, report, output = trained
-    before = (output / "model" / "model.safetensors").read_bytes()
+    (output / "model" / "README.md").write_text("a model card")
+    before = snapshot(output / "model")
     again = make_trainer(run_file, config, output).run()
     assert (again.held_out_loss, again.digests) == (report.held_out_loss, report.digests)
+    assert snapshot(output / "model") == before
+
+
+def test_model_is_written_again_where_the_last_steps_were_taken_again(
+    trained: Any, run_file: Path, config: TrainConfig
+) -> None:
+    _, _, output = trained
+    before = (output / "model" / "model.safetensors").read_bytes()
+    (output / "model" / "model.safetensors").write_bytes(b"of another end")
+    shutil.rmtree(output / "checkpoints" / f"step-{STEPS:08d}")
+    make_trainer(run_file, config, output).run()
     assert (output / "model" / "model.safetensors").read_bytes() == before
 
 
@@ -241,7 +263,7 @@ def test_qwen3_tied_or_untied_trains_through_both_phases_and_resumes(
     opened = transformers.AutoModelForCausalLM.from_pretrained(output / "model")
     for key, value in resumed.model.state_dict().items():
         assert torch.equal(value, opened.state_dict()[key])
-    resumed._stream.close()
+    resumed.close()
     assert (opened.lm_head.weight is opened.model.embed_tokens.weight) == tied
 
 
@@ -284,6 +306,161 @@ def test_another_model_in_the_output_folder_is_refused_by_key(
         make_trainer(run_file, wider, output)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("learning_rate", 0.5, r"learning_rate 0\.001, the configuration has 0\.5; .* --accept-changes"),
+        ("betas", (0.9, 0.99), r"betas \[0\.9, 0\.95\], the configuration has \[0\.9, 0\.99\]"),
+        ("epsilon", 1e-6, "epsilon"),
+        ("weight_decay", 0.0, "weight_decay"),
+        ("max_grad_norm", None, r"max_grad_norm 1\.0, the configuration has null"),
+        ("warmup_steps", 3, "warmup_steps 1, the configuration has 3"),
+        ("decay_fraction", 0.5, "decay_fraction"),
+        ("slot_weights", "power", 'slot_weights "uniform", the configuration has "power"'),
+        ("seed", 9, "seed 0, the configuration has 9"),
+    ],
+)
+def test_other_hyperparameters_than_the_checkpoint_has_are_refused_by_key(
+    key: str, value: Any, words: str, checkpointed: Path, run_file: Path, config: TrainConfig
+) -> None:
+    changed = config.model_copy(update={key: value})
+    with pytest.raises(InvalidInputError, match=words):
+        make_trainer(run_file, changed, checkpointed)
+    with joined_ranks("cpu") as ranks:
+        Trainer(str(run_file), changed, checkpointed, ranks, accept_changes=True).close()
+
+
+def test_what_is_no_change_of_the_updates_may_be_changed(
+    checkpointed: Path, run_file: Path, config: TrainConfig
+) -> None:
+    changes = {
+        "micro_batches": 2,
+        "log_every": 5,
+        "prefetch": 0,
+        "timeout_seconds": 5.0,
+        "evaluation": None,
+        "slot_weights": "uniform",  # what None means
+        "warmup_steps": default_warmup_steps(STEPS),
+        "checkpoint": config.checkpoint.model_copy(update={"every": 3}),
+    }
+    make_trainer(run_file, config.model_copy(update=changes), checkpointed).close()
+
+
+def test_accepted_changes_are_those_of_the_next_checkpoint(
+    run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "output"
+    train_until(9, monkeypatch, run_file, config, output)
+    lower = config.model_copy(update={"learning_rate": 5e-4})
+    with joined_ranks("cpu") as ranks:
+        Trainer(str(run_file), lower, output, ranks, accept_changes=True).run()
+    make_trainer(run_file, lower, output).close()
+    assert events(output, "step")[8]["learning_rate"] == pytest.approx(5e-4)
+
+
+def test_checkpoint_that_does_not_say_its_hyperparameters_is_gone_on_with(
+    checkpointed: Path, run_file: Path, config: TrainConfig
+) -> None:
+    path = checkpointed / "checkpoints" / "step-00000004" / "checkpoint.json"
+    content = json.loads(path.read_text())
+    del content["hyperparameters"]
+    path.write_text(json.dumps({**content, "schedule": {"total_steps": STEPS}}))
+    make_trainer(run_file, config, checkpointed).close()
+
+
+# --- the output folder
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"model/notes.txt": "mine"}, "holds 'model' and no checkpoint of this training"),
+        ({"notes.txt": "mine"}, "holds 'notes.txt'"),
+        ({"metrics.jsonl": '{"event": "start", "step": 0, "fingerprint": "0123"}\n'}, "fingerprint 0123, this run has"),
+        ({"metrics.jsonl": "loss 3.2\n"}, "fingerprint unknown"),
+        ({"metrics.jsonl": "OURS", "notes.txt": "mine"}, "holds 'notes.txt'"),
+        ({"metrics.jsonl": "OURS", "model/model.safetensors": "weights"}, "holds 'model'"),
+        ({"metrics.jsonl": "OURS", "checkpoints/best/model": "weights"}, "holds 'checkpoints/best'"),
+        ({"report.json": '{"fingerprint": "0123"}'}, "fingerprint 0123, this run has"),
+        ({"report.json": "OURS"}, "holds 'report.json'"),
+        ({"tensorboard/events.1": "curves"}, "holds 'tensorboard'"),
+    ],
+)
+def test_output_folder_with_anything_else_is_refused_and_left_as_it_is(
+    files: dict[str, str], words: str, run_file: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    with Plan(load_run(run_file)) as plan:
+        ours = json.dumps({"event": "start", "step": 0, "fingerprint": plan.fingerprint}) + "\n"
+    output = tmp_path / "output"
+    for name, content in files.items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text(ours if content == "OURS" else content)
+    before = snapshot(output)
+    with pytest.raises(TSTError, match=words) as caught:
+        make_trainer(run_file, config, output)
+    assert "\n" not in str(caught.value)
+    assert snapshot(output) == before
+
+
+def test_results_of_other_data_beside_a_checkpoint_are_refused(
+    checkpointed: Path, run_file: Path, config: TrainConfig
+) -> None:
+    (checkpointed / "metrics.jsonl").write_text('{"event": "start", "step": 0, "fingerprint": "0123"}\n')
+    with pytest.raises(ForeignDataError, match="fingerprint 0123, this run has"):
+        make_trainer(run_file, config, checkpointed)
+
+
+def test_output_that_is_a_file_is_refused(run_file: Path, config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "output").touch()
+    with pytest.raises(InvalidInputError, match="is a file; choose a folder"):
+        make_trainer(run_file, config, tmp_path / "output")
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        [],
+        ["lock"],
+        ["lock", "metrics.jsonl.part"],
+        ["lock", "metrics.jsonl", "tensorboard/events.1", "checkpoints/step-00000004.part/model.safetensors"],
+    ],
+)
+def test_training_killed_before_its_first_checkpoint_begins_again(
+    left: list[str], run_file: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    for name in left:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).touch()
+    assert make_trainer(run_file, config, output).run().steps == STEPS
+    assert not list(output.rglob("*.part"))
+    assert len(events(output, "start")) == 1
+
+
+def test_second_training_in_the_same_folder_is_refused_while_the_first_lives(
+    run_file: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    output = tmp_path / "new" / "output"
+    first = make_trainer(run_file, config, output)
+    with pytest.raises(InvalidInputError, match="another process is training into .*output'; wait for it"):
+        make_trainer(run_file, config, output)
+    first.run()
+    assert not (output / "lock").exists()
+    make_trainer(run_file, config, output).close()
+
+
+def test_output_folder_made_for_a_training_that_is_not_run_is_taken_away(
+    run_file: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    make_trainer(run_file, config, tmp_path / "new" / "output").close()
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "training.pt", "checkpoint.json"])
 def test_damaged_checkpoint_is_named_with_the_remedy(
     name: str, trained: Any, run_file: Path, config: TrainConfig
@@ -314,9 +491,14 @@ def test_loss_that_is_no_number_ends_the_training(
         return output._replace(loss=output.loss * math.nan)
 
     monkeypatch.setattr(SuperposedLM, "forward", broken)
-    with pytest.raises(TSTError, match="the loss of step 0 is nan; lower learning_rate"):
+    with pytest.raises(TSTError, match="the loss of step 0 is nan; lower learning_rate .* and begin again$"):
         make_trainer(run_file, config.model_copy(update={"evaluation": None}), tmp_path / "output").run()
     assert not list((tmp_path / "output" / "checkpoints").glob("*"))
+    monkeypatch.setattr(SuperposedLM, "forward", forward)
+    train_until(5, monkeypatch, run_file, config, tmp_path / "output")
+    monkeypatch.setattr(SuperposedLM, "forward", broken)
+    with pytest.raises(TSTError, match="step 4 is nan; .* go on from the checkpoints in '.*' with --accept-changes"):
+        make_trainer(run_file, config, tmp_path / "output").run()
 
 
 @pytest.mark.parametrize(
@@ -394,7 +576,7 @@ def test_model_shape_from_a_config_json(run_file: Path, config: TrainConfig, tmp
     shape.write_text(json.dumps({**MODEL, "vocab_size": 300, "architectures": ["LlamaForCausalLM"]}))
     trainer = make_trainer(run_file, config.model_copy(update={"model": str(shape)}), tmp_path / "output")
     assert trainer.model.get_input_embeddings().weight.shape == (300, 32)
-    trainer._stream.close()
+    trainer.close()
 
 
 # --- schedule and metrics
@@ -424,6 +606,9 @@ def test_metrics_behind_the_checkpoint_are_dropped_and_half_a_line_with_them(tmp
     assert read_metrics(path) == records
     assert keep_until(records, 7) == records[:3]
     assert read_metrics(tmp_path / "none") == []
+    path.write_text('{"event": "step", "step": 6}\nno record\n')
+    with pytest.raises(DamagedDataError, match=r"metrics\.jsonl' has a line that is no record: 'no record'"):
+        read_metrics(path)
 
 
 # --- command line

@@ -5,7 +5,7 @@ is whole. It holds
 
     model.safetensors   weights
     training.pt         optimizer state, and the random states of each rank; tensors only, read with weights_only
-    checkpoint.json     step, stream state, each rank's digest, schedule, model configuration
+    checkpoint.json     step, stream state, each rank's digest, hyperparameters, model configuration
 
 and nothing of it is unpickled.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,11 @@ class Position:
     stream: dict[str, Any]
     digests: list[str]
     """Of each rank, in order."""
-    schedule: dict[str, Any]
     model: dict[str, Any]
     seconds: float
     """Spent training so far, over all restarts."""
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    """What the updates were made with; nothing where the checkpoint does not say."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,14 @@ class Checkpoints:
         folders = self._folders()
         return _open(folders[-1]) if folders else None
 
+    def exist(self) -> bool:
+        return bool(self._folders())
+
+    def foreign_names(self) -> list[str]:
+        """What lies here and is neither a checkpoint nor one that was being written."""
+        own = {*self._folders(), *self._unfinished()}
+        return sorted(path.name for path in self.folder.iterdir() if path not in own)
+
     def save(self, position: Position, model: nn.Module, optimizer: dict[str, Any], random: dict[str, Tensor]) -> Path:
         """Write a checkpoint and remove the oldest beyond `keep`. For the first rank only."""
         from safetensors.torch import save_model
@@ -113,8 +122,11 @@ class Checkpoints:
 
     def remove_unfinished(self) -> None:
         """What a killed process left of a checkpoint that it was writing or removing."""
-        for folder in self.folder.glob(f"step-*{TEMPORARY_SUFFIX}"):
+        for folder in self._unfinished():
             shutil.rmtree(folder)
+
+    def _unfinished(self) -> list[Path]:
+        return list(self.folder.glob(f"step-*{TEMPORARY_SUFFIX}"))
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if path.name[5:].isdigit())
@@ -148,7 +160,8 @@ def _open(folder: Path) -> Checkpoint:
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
             raise InvalidInputError(f"'{path}' has format version {version!r}; this trainer reads {FORMAT_VERSION}")
-        return Checkpoint(folder, Position(**content))
+        known = {each.name for each in fields(Position)}
+        return Checkpoint(folder, Position(**{name: content[name] for name in known & set(content)}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InvalidInputError):
             raise

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tst_data.errors import DamagedDataError
 from tst_data.files import write_atomically
 
 __all__ = ["MetricsLog", "keep_until", "read_metrics"]
@@ -35,13 +36,23 @@ CURVES = {
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; a last line that was cut off is left out."""
+    """The records of a `metrics.jsonl`; a last line that was cut off is left out. Raises DamagedDataError."""
     records = []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             if line.endswith("\n"):
-                records.append(json.loads(line))
+                records.append(_record(line, path))
     return records
+
+
+def _record(line: str, path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if "event" in record and "step" in record:
+            return dict(record)
+    except (ValueError, TypeError):
+        pass
+    raise DamagedDataError(f"'{path}' has a line that is no record: {line.strip()[:80]!r}; remove the line")
 
 
 def keep_until(records: list[dict[str, Any]], next_step: int) -> list[dict[str, Any]]:

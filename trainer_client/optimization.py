@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from trainer_client.learning_rate import default_warmup_steps, learning_rate_factor
 from trainer_client.train_config import TrainConfig
 
-__all__ = ["Optimization"]
+__all__ = ["Optimization", "hyperparameters", "without_gradient_exchange"]
 
 
 class Optimization:
@@ -40,15 +40,17 @@ class Optimization:
         )
         self._peak = config.learning_rate
         self._max_grad_norm = math.inf if config.max_grad_norm is None else config.max_grad_norm
-        warmup = default_warmup_steps(total_steps) if config.warmup_steps is None else config.warmup_steps
-        self.schedule: dict[str, Any] = {
-            "total_steps": total_steps,
-            "warmup_steps": warmup,
-            "decay_fraction": config.decay_fraction,
-        }
+        self._total_steps = total_steps
+        self._warmup_steps = _warmup_steps(config, total_steps)
+        self._decay_fraction = config.decay_fraction
 
     def learning_rate(self, step: int) -> float:
-        return self._peak * learning_rate_factor(step, **self.schedule)
+        return self._peak * learning_rate_factor(
+            step,
+            total_steps=self._total_steps,
+            warmup_steps=self._warmup_steps,
+            decay_fraction=self._decay_fraction,
+        )
 
     def step(self, step: int, losses: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """Back-propagate each micro-batch's loss as it comes, then update -> summed loss (), gradient norm ()."""
@@ -64,6 +66,29 @@ class Optimization:
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
         return total, norm
+
+
+def hyperparameters(config: TrainConfig, total_steps: int) -> dict[str, Any]:
+    """What the updates of all steps depend on besides data and model, in plain JSON values with defaults filled in.
+
+    Micro-batches, precision and device are not among them: they change a result by rounding.
+    """
+    weights = config.slot_weights or "uniform"
+    return {
+        "learning_rate": config.learning_rate,
+        "betas": list(config.betas),
+        "epsilon": config.epsilon,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "warmup_steps": _warmup_steps(config, total_steps),
+        "decay_fraction": config.decay_fraction,
+        "slot_weights": weights if isinstance(weights, str) else list(weights),
+        "seed": config.seed,
+    }
+
+
+def _warmup_steps(config: TrainConfig, total_steps: int) -> int:
+    return default_warmup_steps(total_steps) if config.warmup_steps is None else config.warmup_steps
 
 
 def without_gradient_exchange(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:

@@ -29,7 +29,8 @@ from trainer_client.evaluation import Evaluation
 from trainer_client.hugging_face import build_config, build_model
 from trainer_client.metrics import MetricsLog
 from trainer_client.model import SuperposedLM
-from trainer_client.optimization import Optimization, without_gradient_exchange
+from trainer_client.optimization import Optimization, hyperparameters, without_gradient_exchange
+from trainer_client.output_folder import REPORT, OutputFolder
 from trainer_client.progress import Progress
 from trainer_client.random_state import gathered_random_states, restore_random_state, seed_rank
 from trainer_client.stopping import StoppedError, StopRequest, stop_on_signal
@@ -70,18 +71,28 @@ def counted_tokens(description: RunDescription, steps: int) -> tuple[int, int]:
 class Trainer:
     """One training of a run, into one output folder, on one of the ranks.
 
-    Raises, before anything is written: ForeignDataError where the folder's checkpoint is of other data, and
-    InvalidInputError or NotFoundError for what cannot work.
+    Raises, before anything is written: ForeignDataError where the folder's results are of other data, and
+    InvalidInputError or NotFoundError for what cannot work. The folder stays locked until the end of `run`, or
+    `close`. `accept_changes` lets a training go on with other hyperparameters than its checkpoint was made with.
     """
 
     def __init__(
-        self, source: str, config: TrainConfig, output: Path, ranks: Ranks, *, show_progress: bool = False
+        self,
+        source: str,
+        config: TrainConfig,
+        output: Path,
+        ranks: Ranks,
+        *,
+        accept_changes: bool = False,
+        show_progress: bool = False,
     ) -> None:
         self._config, self._output, self._ranks = config, output, ranks
+        self._accept_changes = accept_changes
         self._show_progress = show_progress and ranks.is_first
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._checkpoints = Checkpoints(output / "checkpoints", config.checkpoint.keep)
+        self._folder = OutputFolder(output, self._checkpoints)
         self._stream = BatchStream(
             source,
             rank=ranks.rank,
@@ -92,10 +103,27 @@ class Trainer:
             timeout_seconds=config.timeout_seconds,
         )
         try:
+            self._claim_output()
             self._prepare()
         except BaseException:
-            self._stream.close()
+            self.close()
             raise
+
+    def close(self) -> None:
+        """Stop fetching and leave the output folder to others."""
+        self._stream.close()
+        self._folder.release()
+
+    def _claim_output(self) -> None:
+        """The first rank takes the output folder; where it cannot, no rank goes on."""
+        refusal: TSTError | None = None
+        if self._ranks.is_first:
+            try:
+                self._folder.claim(self._stream.description.fingerprint)
+            except TSTError as error:
+                refusal = error
+        if self._ranks.any(refusal is not None):
+            raise refusal or InvalidInputError(f"the first rank cannot write into '{self._output}'; it says why")
 
     def _prepare(self) -> None:
         """Model, optimizer and evaluation, fresh or as the newest checkpoint has them."""
@@ -104,6 +132,9 @@ class Trainer:
         if newest is not None:
             self._load_stream(newest)
         self._description = description
+        self._hyperparameters = hyperparameters(config, description.total_steps)
+        if newest is not None and not self._accept_changes:
+            self._refuse_changes(newest)
         self._autocast = config.precision == "bfloat16" or (config.precision == "auto" and ranks.device.type == "cuda")
         model_config = build_config(config.model, description)
         self._model_identity: dict[str, Any] = model_config.to_diff_dict()
@@ -131,14 +162,25 @@ class Trainer:
         model: nn.Module = self._model
         return model
 
+    @property
+    def _report_path(self) -> Path:
+        return self._output / REPORT
+
     def run(self) -> TrainReport:
         """Train to the end of the run. Raises StoppedError, with a checkpoint saved, when a signal asks to stop."""
+        try:
+            return self._run()
+        finally:
+            self.close()
+
+    def _run(self) -> TrainReport:
         first_step = self._stream.next_step
         self._begin = time.monotonic()
         self._held_out_loss: float | None = None
         if self._ranks.is_first:
-            self._output.mkdir(parents=True, exist_ok=True)
             self._checkpoints.remove_unfinished()
+            if first_step < self._description.total_steps:
+                self._report_path.unlink(missing_ok=True)
         self._metrics = MetricsLog(self._output, first_step) if self._ranks.is_first else None
         total_steps = self._description.total_steps
         try:
@@ -154,7 +196,6 @@ class Trainer:
         finally:
             if self._metrics is not None:
                 self._metrics.close()
-            self._stream.close()
         return self._finish()
 
     def _announce(self, first_step: int) -> None:
@@ -222,10 +263,10 @@ class Trainer:
         """Record a step and say it in a few words. Raises TSTError for a loss that is no number any more."""
         value = float(self._ranks.mean(loss).item())
         if not math.isfinite(value):
-            raise TSTError(
-                f"the loss of step {step} is {value}; lower learning_rate or max_grad_norm, and go on from the "
-                f"checkpoints in '{self._checkpoints.folder}'"
-            )
+            begin = "begin again"
+            if self._checkpoints.exist():
+                begin = f"go on from the checkpoints in '{self._checkpoints.folder}' with --accept-changes"
+            raise TSTError(f"the loss of step {step} is {value}; lower learning_rate or max_grad_norm, and {begin}")
         now = time.monotonic()
         since, first, waited = self._mark
         tokens, positions = counted_tokens(self._description, step + 1)
@@ -285,9 +326,9 @@ class Trainer:
                 step=done,
                 stream=self._stream.state_dict(),
                 digests=digests,
-                schedule=self._optimization.schedule,
                 model=self._model_identity,
                 seconds=self._seconds(),
+                hyperparameters=self._hyperparameters,
             )
             self._checkpoints.save(position, self._model, self._optimization.adamw.state_dict(), random)
 
@@ -296,6 +337,15 @@ class Trainer:
         position, ranks = newest.position, self._ranks
         digest = position.digests[ranks.rank] if len(position.digests) == ranks.world_size else None
         self._stream.load_state_dict(position.stream, digest=digest)
+
+    def _refuse_changes(self, newest: Checkpoint) -> None:
+        for key, saved in newest.position.hyperparameters.items():
+            given = self._hyperparameters.get(key)
+            if saved != given:
+                raise InvalidInputError(
+                    f"'{newest.folder}' was trained with {key} {_shown(saved)}, the configuration has {_shown(given)}; "
+                    "put it back, choose another --output, or go on with the new one by --accept-changes"
+                )
 
     def _restore(self, newest: Checkpoint) -> None:
         position = newest.position
@@ -327,11 +377,12 @@ class Trainer:
             digests=self._gathered_digests(),
             model=str(target),
         )
-        if self._ranks.is_first:
+        if self._ranks.is_first and not self._report_path.exists():  # the report is written last
             staging = target.with_name(target.name + TEMPORARY_SUFFIX)
             self._model.save_pretrained(staging, safe_serialization=True)
             replace_folder(staging, target)
-            write_atomically(self._output / "report.json", _json(asdict(report)))
+        if self._ranks.is_first:
+            write_atomically(self._report_path, _json(asdict(report)))
         self._ranks.wait()
         return report
 
@@ -347,7 +398,12 @@ class Trainer:
             self._metrics.write(event, step, **values)
 
 
-def _json(value: Any) -> bytes:
+def _shown(value: Any) -> str:
+    """As the configuration file has it."""
+    return _json(value, indent=None).decode()
+
+
+def _json(value: Any, indent: int | None = 2) -> bytes:
     import json
 
-    return json.dumps(value, indent=2).encode()
+    return json.dumps(value, indent=indent).encode()

@@ -29,6 +29,9 @@ def train(
     output: Annotated[
         Path | None, typer.Option(help="folder of checkpoints, metrics and the model [default: training/RUN]")
     ] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="go on though learning rate and the like are not the checkpoint's")
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="print the final report as JSON")] = False,
 ) -> int:
     """Train on a run through all its phases. The same command goes on after an interruption.
@@ -45,7 +48,14 @@ def train(
     settings = load_train_config(config)
     with joined_ranks(settings.device) as ranks:
         try:
-            trainer = Trainer(source, settings, _output(source, output, settings.output), ranks, show_progress=True)
+            trainer = Trainer(
+                source,
+                settings,
+                _output(source, output, settings.output),
+                ranks,
+                accept_changes=accept_changes,
+                show_progress=True,
+            )
             report = trainer.run()
         except StoppedError as stopped:
             if ranks.is_first:
