@@ -447,7 +447,7 @@ def test_second_training_in_the_same_folder_is_refused_while_the_first_lives(
 ) -> None:
     output = tmp_path / "new" / "output"
     first = make_trainer(run_file, config, output)
-    with pytest.raises(InvalidInputError, match="another process is training into .*output'; wait for it"):
+    with pytest.raises(InvalidInputError, match=r"another process is training into .*output'; wait for it"):
         make_trainer(run_file, config, output)
     first.run()
     assert not (output / "lock").exists()
@@ -491,13 +491,13 @@ def test_loss_that_is_no_number_ends_the_training(
         return output._replace(loss=output.loss * math.nan)
 
     monkeypatch.setattr(SuperposedLM, "forward", broken)
-    with pytest.raises(TSTError, match="the loss of step 0 is nan; lower learning_rate .* and begin again$"):
+    with pytest.raises(TSTError, match=r"the loss of step 0 is nan; lower learning_rate .* and begin again$"):
         make_trainer(run_file, config.model_copy(update={"evaluation": None}), tmp_path / "output").run()
     assert not list((tmp_path / "output" / "checkpoints").glob("*"))
     monkeypatch.setattr(SuperposedLM, "forward", forward)
     train_until(5, monkeypatch, run_file, config, tmp_path / "output")
     monkeypatch.setattr(SuperposedLM, "forward", broken)
-    with pytest.raises(TSTError, match="step 4 is nan; .* go on from the checkpoints in '.*' with --accept-changes"):
+    with pytest.raises(TSTError, match=r"step 4 is nan; .* go on from the checkpoints in '.*' with --accept-changes"):
         make_trainer(run_file, config, tmp_path / "output").run()
 
 
@@ -546,7 +546,12 @@ def test_evaluation_on_text_of_another_tokenizer_is_refused(
         ("model: {hidden_size: 3}", "expected model_type"),
         ("precision: float8", "'precision'"),
         ("[1, 2]", "holds a list"),
-        ("a: [", "neither YAML nor JSON"),
+        ("a: [", "not valid YAML or JSON"),
+        ("seed: 1\nseed: 2", "the key 'seed' stands twice"),
+        ("model: {model_type: llama, hidden_size: 32, hidden_size: 64}", "the key 'hidden_size' stands twice"),
+        ("[" * 5000, "nested too deeply"),
+        ("model: " + "{a: " * 5000, "nested too deeply"),
+        ("seed: 2026-13-41", "not valid YAML or JSON"),
     ],
 )
 def test_wrong_configuration_file_is_refused_in_one_line(content: str, words: str, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trainer_client.slot_weights import normalised_slot_weights
 from tst_data.errors import InvalidInputError, NotFoundError, validation_message
+from tst_data.run import load_yaml
 
 __all__ = ["CheckpointConfig", "EvaluationConfig", "TrainConfig", "load_train_config"]
 
@@ -109,12 +109,13 @@ def load_train_config(path: str | Path | None) -> TrainConfig:
         return TrainConfig()
     file = Path(path)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = load_yaml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotFoundError(f"no training configuration at '{file}'") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InvalidInputError(f"'{file}' is neither YAML nor JSON: {reason}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"'{file}' cannot be read as UTF-8 text: {error}") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"'{file}': {error}") from None
     if content is not None and not isinstance(content, dict):
         raise InvalidInputError(
             f"'{file}' holds a {type(content).__name__}; expected keys such as learning_rate: 1.0e-3"

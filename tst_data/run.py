@@ -21,7 +21,7 @@ from tst_data.errors import InvalidInputError, NotFoundError, validation_message
 from tst_data.mixture import thousandths
 from tst_data.permutation import ORDER_VERSION
 
-__all__ = ["DatasetReference", "Phase", "Run", "RunSpecification", "load_run", "parse_run"]
+__all__ = ["DatasetReference", "Phase", "Run", "RunSpecification", "load_run", "load_yaml", "parse_run"]
 
 MAX_WINDOW_TOKENS = 1 << 30
 """A window beyond this is a slip of the pen: one batch row of 2 GB or more."""
@@ -209,10 +209,7 @@ def load_run(path: str | Path) -> Run:
 
 def parse_run(text: str, folder: Path) -> Run:
     """The run that a YAML or JSON text describes; relative dataset paths start from `folder`."""
-    try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InvalidInputError(f"not valid YAML or JSON: {' '.join(str(error).split())}") from None
+    content = load_yaml(text)
     if not isinstance(content, dict):
         raise InvalidInputError(
             "expected the keys name, datasets, sequence_length, batch_size and phases, "
@@ -222,6 +219,16 @@ def parse_run(text: str, folder: Path) -> Run:
         return Run(RunSpecification.model_validate(content), folder)
     except ValidationError as error:
         raise InvalidInputError(validation_message(error)) from None
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML or JSON text. Raises InvalidInputError, also for a key that stands twice."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+    except RecursionError:
+        raise InvalidInputError("not valid YAML or JSON: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that cannot be
+        raise InvalidInputError(f"not valid YAML or JSON: {' '.join(str(error).split())}") from None
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
