@@ -12,12 +12,13 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from tst_data.convert import ConversionProgress, in_validation
 from tst_data.convert_cli import parse_share
 from tst_data.convert_progress import describe, seconds_left
 from tst_data.dataset import open_dataset
+from tst_data.encode_worker import write_frame
 from tst_data.encoding import EncodingPool
 from tst_data.errors import InvalidInputError, TSTError
 from tst_data.tokenizers import ByteTokenizer
@@ -433,11 +435,80 @@ def test_progress_is_told_in_words() -> None:
     assert describe(progress) == "converting 25%, 1,200 documents, 50,000 tokens, 4,000 tokens/s, 0:00:45 left"
 
 
-def test_a_worker_that_dies_is_reported_and_workers_end_with_the_pool(tmp_path: Path) -> None:
-    @dataclass
-    class Batch:
-        texts: list[bytes]
+@dataclass
+class Batch:
+    texts: list[bytes]
 
+    def place(self, text: int) -> str:
+        return f"text {text}"
+
+
+def test_a_text_that_the_tokenizer_cannot_encode_is_named(
+    tmp_path: Path, convert: CommandLine, tst_data: CommandLine
+) -> None:
+    definition = {"model": {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1}, "unk_token": "[UNK]"}}
+    (tmp_path / "t.json").write_text(json.dumps(definition))
+    source = write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}, {"text": [0]}, {"text": "a"}, {"text": "b"}])
+    before = sorted(tmp_path.iterdir())
+    check_refused(
+        convert(source, "--tokenizer", tmp_path / "t.json", "--workers", 2, tmp_path / "out"),
+        r"a\.jsonl: row 3: the tokenizer cannot encode this text \(.*\[UNK\].*\); use one that has an unknown token",
+    )
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_worker_that_cannot_load_its_tokenizer_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        EncodingPool(tmp_path, "uint16", 1) as pool,
+        pytest.raises(TSTError, match=r"an encoding process cannot encode \(.*holds no tokenizer.*\); correct that"),
+    ):
+        list(pool.encode(Batch([b"x" * 1000] * 1000) for _ in range(10)))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_fails_ends_with_its_own_error(tmp_path: Path) -> None:
+    """Python must not abort because a thread still waits for stdin."""
+    ByteTokenizer().save(tmp_path)
+    program = (
+        "import sys\nfrom tst_data import encode_worker\n"
+        "encode_worker.pack = lambda *arguments: exec('raise MemoryError(\"all of it\")')\n"
+        "encode_worker.main()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path), "uint16"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stderr is not None
+        write_frame(cast("BinaryIO", worker.stdin), [1], b"x")
+        errors = worker.stderr.read()  # with stdin still open
+        assert worker.wait() == 1
+    assert b"all of it" in errors
+    assert b"Fatal" not in errors
+
+
+def test_no_import_is_under_way_when_a_conversion_ends(
+    tmp_path: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importing: list[threading.Thread] = []
+
+    def slow_import() -> None:
+        importing.append(threading.current_thread())
+        time.sleep(0.5)
+        raise RuntimeError("can't register atexit after shutdown")
+
+    monkeypatch.setattr("tst_data.convert.BATCH_BYTES", 100)
+    monkeypatch.setattr("tst_data.convert.import_streaming", slow_import)
+    source = write_texts(tmp_path / "a.jsonl", [f"document {number}" for number in range(60)])
+    check_refused(convert(source, "--validation", "1e-9", tmp_path / "out"), r"leaves no document for validation")
+    assert importing
+    assert not any(thread.is_alive() for thread in importing)
+
+
+def test_a_worker_that_dies_is_reported_and_workers_end_with_the_pool(tmp_path: Path) -> None:
     ByteTokenizer().save(tmp_path)
     with EncodingPool(tmp_path, "uint16", 2) as pool:
         results = pool.encode(Batch([b"x" * 1000] * 10) for _ in range(100))
@@ -456,7 +527,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from types import SimpleNamespace\n"
         "from tst_data.encoding import EncodingPool\n"
         "pool = EncodingPool(Path(sys.argv[1]), 'uint16', 2)\n"
-        "next(pool.encode(SimpleNamespace(texts=[b'x']) for _ in range(20)))\n"
+        "next(pool.encode(SimpleNamespace(texts=[b'x'], place=str) for _ in range(20)))\n"
         "print(*[worker.pid for worker in pool._workers], flush=True)\n"
         "time.sleep(60)\n"
     )

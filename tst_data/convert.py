@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,12 @@ class _Batch:
         elif document.tokens is not None:
             self.size_bytes += document.tokens.nbytes + 64
 
+    def place(self, text: int) -> str:
+        """Source and row of one of `texts`."""
+        with_text = (place for place in self.documents if place[2].text is not None)
+        _, source, document = next(islice(with_text, text, None))
+        return f"{source}: row {document.row}"
+
 
 class _Run:
     """One process's work on one conversion."""
@@ -235,17 +242,18 @@ class _Run:
 
     def _convert_documents(self, outputs: Sequence[Output], pool: EncodingPool, tokenizer: Tokenizer) -> None:
         self._report(self._progress("converting", outputs, 0))
-        prepared = False
-        for batch, encoded in pool.encode(self._batches(outputs)):
-            texts = iter(encoded)
-            for output, source, document in batch.documents:
-                tokens = next(texts) if document.tokens is None else _closed(document.tokens, tokenizer)
-                output.append(tokens, source, document)
-                self._encoded_tokens += len(tokens)
-            self._report(self._progress("converting", outputs, batch.bytes_done))
-            if not prepared:  # the first shard needs it, seconds from now: meanwhile the workers have enough to do
-                threading.Thread(target=_import_writing_library).start()
-                prepared = True
+        with ExitStack() as stack:
+            for number, (batch, encoded) in enumerate(pool.encode(self._batches(outputs))):
+                texts = iter(encoded)
+                for output, source, document in batch.documents:
+                    tokens = next(texts) if document.tokens is None else _closed(document.tokens, tokenizer)
+                    output.append(tokens, source, document)
+                    self._encoded_tokens += len(tokens)
+                self._report(self._progress("converting", outputs, batch.bytes_done))
+                if number == 1:  # more than a batch: the first shard is seconds away, and the workers have enough to do
+                    preparing = threading.Thread(target=_import_writing_library)
+                    preparing.start()
+                    stack.callback(preparing.join)  # no import may be under way while the interpreter exits
 
     def _batches(self, outputs: Sequence[Output]) -> Iterator[_Batch]:
         """Documents that are not yet written, in batches of about BATCH_BYTES."""
@@ -340,7 +348,7 @@ class _Run:
 
 
 def _import_writing_library() -> None:
-    with suppress(ImportError):  # said where a shard is written
+    with suppress(Exception):  # said where a shard is written
         import_streaming()
 
 

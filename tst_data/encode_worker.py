@@ -6,11 +6,14 @@ A process of its own, started as `python -m tst_data.encode_worker FOLDER DTYPE`
 and the next texts are there when the last ones are done.
 
 A frame is two little-endian uint64 (number of items, bytes of payload), the items' lengths as uint64, and the
-payload: UTF-8 texts in, token ids out, each document already closed by end-of-text.
+payload: UTF-8 texts in, token ids out, each document already closed by end-of-text. What cannot be encoded is
+answered too, with a frame of no items whose payload is a Failure as JSON: a worker that is gone has run out of memory
+or was killed, and nothing else.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import queue
 import sys
@@ -19,13 +22,23 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from tst_data.tokenizers import Tokenizer, load_saved_tokenizer
 
-__all__ = ["pack", "read_frame", "write_frame"]
+__all__ = ["Failure", "pack", "read_frame", "write_frame"]
 
 
-def read_frame(stream: BinaryIO) -> tuple[np.ndarray, bytes] | None:
+class Failure(BaseModel):
+    """Why a batch could not be encoded: the first text that the tokenizer refuses, None where it is not a text's."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: int | None
+    reason: str
+
+
+def read_frame(stream: io.RawIOBase | io.BufferedIOBase) -> tuple[np.ndarray, bytearray] | None:
     """(lengths of the items, payload), or None where the stream ends."""
     head = _read_exactly(stream, 16)
     if head is None:
@@ -58,31 +71,78 @@ def pack(tokenizer: Tokenizer, texts: Sequence[str], dtype: np.dtype) -> tuple[n
     return lengths, tokens
 
 
-def _read_exactly(stream: BinaryIO, num_bytes: int) -> bytes | None:
-    data = stream.read(num_bytes)
-    return data if len(data) == num_bytes else None
+def _read_exactly(stream: io.RawIOBase | io.BufferedIOBase, num_bytes: int) -> bytearray | None:
+    data = bytearray(num_bytes)
+    view, filled = memoryview(data), 0
+    while filled < num_bytes:
+        count = stream.readinto(view[filled:])
+        if not count:
+            return None
+        filled += count
+    return data
 
 
-def _read_ahead(frames: queue.SimpleQueue[tuple[np.ndarray, bytes]]) -> None:
-    while (frame := read_frame(sys.stdin.buffer)) is not None:
-        frames.put(frame)
-    os._exit(0)
+def _read_ahead(stream: io.RawIOBase, frames: queue.SimpleQueue[tuple[np.ndarray, bytearray]]) -> None:
+    code = 1
+    try:
+        while (frame := read_frame(stream)) is not None:
+            frames.put(frame)
+        code = 0
+    finally:  # also without memory for a frame: the other thread would wait for ever
+        os._exit(code)
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _failure(tokenizer: Tokenizer, texts: Sequence[str], error: BaseException) -> Failure:
+    for index, text in enumerate(texts):
+        try:
+            tokenizer.encode_batch([text])
+        except BaseException as first:  # a panic of the library's is no Exception
+            return Failure(text=index, reason=_reason(first))
+    return Failure(text=None, reason=_reason(error))
+
+
+def _answer(tokenizer: Tokenizer, frame: tuple[np.ndarray, bytearray], dtype: np.dtype) -> None:
+    text_lengths, payload = frame
+    ends = np.cumsum(text_lengths).tolist()
+    starts = [0, *ends[:-1]]
+    texts = [payload[start:end].decode() for start, end in zip(starts, ends, strict=True)]
+    try:
+        lengths, tokens = pack(tokenizer, texts, dtype)
+    except MemoryError:
+        raise
+    except BaseException as error:  # likewise
+        _answer_failure(_failure(tokenizer, texts, error))
+    else:
+        write_frame(sys.stdout.buffer, lengths, tokens.data.cast("B"))
+
+
+def _answer_failure(failure: Failure) -> None:
+    write_frame(sys.stdout.buffer, [], failure.model_dump_json().encode())
 
 
 def main() -> None:
     """Encode frames until stdin ends."""
     folder, dtype = sys.argv[1], np.dtype(sys.argv[2])
-    frames: queue.SimpleQueue[tuple[np.ndarray, bytes]] = queue.SimpleQueue()
-    threading.Thread(target=_read_ahead, args=(frames,), daemon=True).start()
-    tokenizer = load_saved_tokenizer(folder)
+    frames: queue.SimpleQueue[tuple[np.ndarray, bytearray]] = queue.SimpleQueue()
+    # Unbuffered: a thread that waits inside a buffered reader holds its lock, and Python aborts where it exits then.
+    stream = io.FileIO(0, "rb", closefd=False)
+    threading.Thread(target=_read_ahead, args=(stream, frames), daemon=True).start()
+    try:
+        tokenizer = load_saved_tokenizer(folder)
+    except Exception as error:  # whatever a library raises: the process that asks prints it
+        while True:
+            frames.get()
+            _answer_failure(Failure(text=None, reason=_reason(error)))
     while True:
-        text_lengths, payload = frames.get()
-        ends = np.cumsum(text_lengths).tolist()
-        starts = [0, *ends[:-1]]
-        texts = [payload[start:end].decode() for start, end in zip(starts, ends, strict=True)]
-        lengths, tokens = pack(tokenizer, texts, dtype)
-        write_frame(sys.stdout.buffer, lengths, tokens.data.cast("B"))
+        _answer(tokenizer, frames.get(), dtype)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (BrokenPipeError, MemoryError):  # nobody reads the answers, or the exit code says it
+        os._exit(1)

@@ -9,6 +9,7 @@ the tokenizer, which leaves Python's lock, but not for turning its ids into arra
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from typing import BinaryIO, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
-from tst_data.encode_worker import read_frame, write_frame
-from tst_data.errors import TSTError
+from tst_data.encode_worker import Failure, read_frame, write_frame
+from tst_data.errors import InvalidInputError, TSTError
 
 __all__ = ["BATCH_BYTES", "EncodingPool"]
 
@@ -33,12 +34,15 @@ _BATCHES_UNDER_WAY = 4
 _PIPE_BYTES = 1 << 20
 
 
-class _HasTexts(Protocol):
+class _TextBatch(Protocol):
     @property
     def texts(self) -> Sequence[bytes]: ...
 
+    def place(self, text: int) -> str:
+        """Where one of the texts comes from, for a message."""
 
-BatchT = TypeVar("BatchT", bound=_HasTexts)
+
+BatchT = TypeVar("BatchT", bound=_TextBatch)
 
 
 class EncodingPool:
@@ -51,7 +55,10 @@ class EncodingPool:
         self._workers: list[subprocess.Popen[bytes]] = []
 
     def encode(self, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, list[np.ndarray]]]:
-        """Every batch, in order, with the token ids of its texts (end-of-text included)."""
+        """Every batch, in order, with the token ids of its texts (end-of-text included).
+
+        Raises InvalidInputError, naming its place, for a text that the tokenizer cannot encode.
+        """
         under_way: deque[tuple[BatchT, subprocess.Popen[bytes] | None]] = deque()
         sent = 0
         for batch in batches:
@@ -117,10 +124,12 @@ class EncodingPool:
     def _receive(self, batch: BatchT, worker: subprocess.Popen[bytes] | None) -> tuple[BatchT, list[np.ndarray]]:
         if worker is None:
             return batch, []
-        frame = read_frame(cast("BinaryIO", worker.stdout))
+        frame = read_frame(cast("io.BufferedReader", worker.stdout))
         if frame is None:
             raise self._died(worker)
         lengths, payload = frame
+        if not len(lengths):
+            raise _refusal(batch, Failure.model_validate_json(payload))
         return batch, np.split(np.frombuffer(payload, self._dtype), np.cumsum(lengths[:-1]).astype(np.int64))
 
     def _died(self, worker: subprocess.Popen[bytes]) -> TSTError:
@@ -130,3 +139,12 @@ class EncodingPool:
             f"an encoding process {how} (out of memory, perhaps); give the same command again to go on, "
             "with fewer --workers if memory is short"
         )
+
+
+def _refusal(batch: _TextBatch, failure: Failure) -> TSTError:
+    if failure.text is None:
+        return TSTError(f"an encoding process cannot encode ({failure.reason}); correct that, and convert again")
+    return InvalidInputError(
+        f"{batch.place(failure.text)}: the tokenizer cannot encode this text ({failure.reason}); use one that has an "
+        "unknown token, or a byte-level one, such as bytes or train:4096"
+    )
