@@ -270,6 +270,49 @@ def test_wrapping_leaves_modes_weights_and_random_state_alone() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+BERT = {
+    "vocab_size": V,
+    "hidden_size": d,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_model_that_attends_in_both_directions_is_refused(dtype: torch.dtype) -> None:
+    def make(**changes: object) -> nn.Module:
+        config = transformers.AutoConfig.for_model("bert", **BERT, **changes)
+        return transformers.AutoModelForCausalLM.from_config(config).to(dtype)
+
+    with pytest.raises(InvalidInputError, match="BertLMHeadModel attends to tokens behind a position"):
+        SuperposedLM(make())
+    causal = make(is_decoder=True)
+    assert SuperposedLM(causal).takes_bags
+    assert all(parameter.grad is None for parameter in causal.parameters())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {}),
+        ("qwen3", {}),
+        ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+        ("mixtral", {"num_local_experts": 4}),
+        ("gemma2", {"query_pre_attn_scalar": 8}),
+        ("gemma3_text", {"query_pre_attn_scalar": 8}),
+        ("gpt2", {"n_embd": d, "n_layer": 2, "n_head": 4}),
+        ("gpt_neox", {}),
+        ("mistral", {"sliding_window": 2}),
+    ],
+)
+def test_causal_models_are_taken(name: str, changes: dict, dtype: torch.dtype, attention: str) -> None:
+    SuperposedLM(make_model(name, **changes, attn_implementation=attention).to(dtype))
+
+
 def test_what_cannot_be_wrapped_is_refused() -> None:
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model("llama", **SMALL))

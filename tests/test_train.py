@@ -173,6 +173,29 @@ def test_evaluation_is_next_token_loss_at_bag_size_1_before_at_and_after_the_swi
     assert report.held_out_loss == evaluations[-1]["held_out_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_evaluation_drops_nothing_out_and_training_goes_on_doing_so(
+    run_file: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    dropping = make_trainer(
+        run_file, config.model_copy(update={"model": {**MODEL, "attention_dropout": 0.5}}), tmp_path / "dropping"
+    )
+    plain = make_trainer(run_file, config, tmp_path / "plain")
+    for trainer in (dropping, plain):  # from the same seed: the same weights
+        assert trainer._evaluation is not None
+        trainer.close()
+    superposed = dropping._superposed.train()
+    batch = {"inputs": torch.arange(16)[None, :, None], "targets": torch.arange(1, 17)[None, :, None]}
+    assert superposed(batch).loss.item() != superposed(batch).loss.item()
+    state = torch.get_rng_state()
+    losses = [dropping._evaluation.loss(superposed) for _ in range(2)]
+    assert losses == [plain._evaluation.loss(plain._superposed)] * 2
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in superposed.modules())
+    superposed.eval()
+    dropping._evaluation.loss(superposed)
+    assert not any(module.training for module in superposed.modules())
+
+
 def test_nothing_is_reset_at_the_switch(
     run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,9 @@ out once, on three tokens, when it is wrapped:
 
 - Does the trunk give the same for a bag of equal tokens as for the token itself? If not, the model does something
   to a token's embedding that it would not do to a bag's (a per-layer input, a multiplier), and bags are refused.
+- Does what the trunk gives for the first token depend on the ones behind it? Then the model would see what it is to
+  predict (BERT without `is_decoder`), and is refused. The dependence is the gradient: where attention is causal it
+  is zero, not small.
 - Are the logits, to the last bit, the head's product with the hidden states? If not (a soft cap, a scale), the
   loss is taken from the model's own logits, which costs `(b, L, V)`.
 """
@@ -27,6 +30,10 @@ from trainer_client.superpose import superpose
 from tst_data.errors import InvalidInputError
 
 __all__ = ["SuperposedLM", "SuperposedOutput"]
+
+
+LOOKING_AHEAD = 1e-5
+"""Share of a token's own gradient from which on another's is more than rounding."""
 
 
 class SuperposedOutput(NamedTuple):
@@ -152,6 +159,7 @@ class SuperposedLM(nn.Module):
         tokens = torch.arange(3, device=embedding.weight.device)[None] % embedding.weight.shape[0]  # (1, 3)
         try:
             hidden = trunk.forward(input_ids=tokens, use_cache=False)[0]
+            self._refuse_looking_ahead(tokens)
             takes_bags = True
             try:
                 pairs = self._embed(tokens[..., None].expand(-1, -1, 2))  # (1, 3, d): bags of a token twice
@@ -169,6 +177,32 @@ class SuperposedLM(nn.Module):
         finally:
             for module, flag in training.items():
                 module.training = flag
+
+    @torch.enable_grad()
+    def _refuse_looking_ahead(self, tokens: Tensor) -> None:
+        """Raise InvalidInputError where the first position's hidden state depends on later tokens."""
+        looked_up: list[Tensor] = []
+
+        def keep(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+            looked_up.append(output.detach().requires_grad_())
+            return looked_up[-1].clone()  # some trunks scale it in place
+
+        hook = self._embedding.register_forward_hook(keep)
+        try:
+            hidden = self._trunk.forward(input_ids=tokens, use_cache=False)[0]  # (1, 3, d)
+        finally:
+            hook.remove()
+        if not looked_up or not hidden.requires_grad:
+            return
+        # Any direction will do but those that a norm at the end makes constant.
+        direction = torch.arange(hidden.shape[-1], device=hidden.device).cos()
+        gradients = torch.cat(torch.autograd.grad(hidden[0, 0].float() @ direction, looked_up))  # (n, 3, d)
+        own, ahead = (part.abs().max().item() for part in (gradients[:, :1], gradients[:, 1:]))
+        if ahead > LOOKING_AHEAD * own:
+            raise InvalidInputError(
+                f"{type(self.model).__name__} attends to tokens behind a position, which it is to predict; train a "
+                "causal model (BERT and its kin are with is_decoder: true)"
+            )
 
     @property
     def _balances_experts(self) -> bool:
