@@ -337,7 +337,9 @@ def test_an_end_that_was_cut_short_is_taken_up(
     assert not (tmp_path / ".out.converting").exists()
 
 
-def test_bad_input_gives_one_line_and_leaves_nothing(tmp_path: Path, convert: CommandLine) -> None:
+def test_bad_input_gives_one_line_and_leaves_nothing(
+    tmp_path: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = write_texts(tmp_path / "good.jsonl", ["a", "b"])
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "a"}\n{"text": \n')
@@ -369,10 +371,19 @@ def test_bad_input_gives_one_line_and_leaves_nothing(tmp_path: Path, convert: Co
         ([good, "--workers", 0], r"0 workers cannot encode"),
         ([good, "--shard-tokens", 5000], r"5000"),
     ]
+    elsewhere: list[tuple[Path, str, str]] = [
+        (good, "s3://bucket/out", r"--out s3://bucket/out: expected a folder on this machine"),
+        (good, f"{good}/below/out", r"good\.jsonl/below/out: cannot be written: .*good\.jsonl is not a folder"),
+        (tmp_path, str(out), r"out: lies in the source folder"),
+    ]
     before = sorted(tmp_path.iterdir())
     for arguments, message in cases:
         check_refused(convert(*arguments, out), message)
         assert sorted(tmp_path.iterdir()) == before, arguments
+    monkeypatch.chdir(tmp_path)
+    for source, destination, message in elsewhere:
+        check_refused(convert(source, destination), message)
+        assert sorted(tmp_path.iterdir()) == before, destination
 
 
 def test_sources_that_change_meanwhile_are_refused(

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tst_data.convert_output import END, Output, Place
 from tst_data.dataset import open_dataset
+from tst_data.destination import refuse_inside_sources, writing_to
 from tst_data.encoding import BATCH_BYTES, EncodingPool
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.manifest import Manifest, dtype_for, load_manifest
@@ -110,33 +111,36 @@ def convert(
 ) -> ConversionReport:
     """Make the dataset at `destination`, going on with an interrupted attempt where there is one.
 
-    Raises InvalidInputError or NotFoundError for input that cannot be converted; nothing is left behind then.
+    Raises InvalidInputError or NotFoundError for input that cannot be converted; nothing is left behind then; and
+    TSTError where the destination cannot be written.
     After any other end the same call goes on. Where the same conversion is finished already nothing is done.
     """
     if num_workers < 1:
         raise InvalidInputError(f"{num_workers} workers cannot encode; give a number from 1")
-    if not destination.name or "://" in str(destination):
+    if not destination.name:
         raise InvalidInputError(f"destination '{destination}': expected the path of a folder to make")
     destination = destination.absolute()
     training_size = split_training_size(conversion.tokenizer)
+    refuse_inside_sources(destination, conversion.sources)
     parts = find_sources(conversion.sources, conversion.include)
     request = conversion.model_dump(mode="json") | {"source_digest": sources_digest(parts)}
-    done = _finished_before(destination, request)
-    if done is not None:
-        return done
-    tokenizer = None
-    if training_size is None:
-        tokenizer = load_tokenizer(conversion.tokenizer, conversion.end_of_text)
-        request["tokenizer_hash"] = tokenizer.hash
-    with Staging(destination, request, restart=restart) as staging:
-        run = _Run(conversion, destination, staging, parts, report or (lambda progress: None))
-        try:
-            if not staging.is_complete:
-                run.write(tokenizer or run.trained_tokenizer(training_size or 0), request, num_workers)
-        except (InvalidInputError, NotFoundError):
-            staging.remove()
-            raise
-        staging.complete(run.destinations)
+    with writing_to(destination):
+        done = _finished_before(destination, request)
+        if done is not None:
+            return done
+        tokenizer = None
+        if training_size is None:
+            tokenizer = load_tokenizer(conversion.tokenizer, conversion.end_of_text)
+            request["tokenizer_hash"] = tokenizer.hash
+        with Staging(destination, request, restart=restart) as staging:
+            run = _Run(conversion, destination, staging, parts, report or (lambda progress: None))
+            try:
+                if not staging.is_complete:
+                    run.write(tokenizer or run.trained_tokenizer(training_size or 0), request, num_workers)
+            except (InvalidInputError, NotFoundError):
+                staging.remove()
+                raise
+            staging.complete(run.destinations)
     return run.final_report()
 
 

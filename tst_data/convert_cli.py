@@ -14,6 +14,7 @@ from tst_data.command_line import print_json
 from tst_data.convert import Conversion, ConversionReport, convert
 from tst_data.convert_progress import ConversionDisplay, verify_progress
 from tst_data.dataset import Dataset, open_dataset
+from tst_data.destination import local_destination
 from tst_data.documents import Document
 from tst_data.errors import InvalidInputError
 
@@ -46,7 +47,7 @@ def convert_command(
         str,
         typer.Option(help="A tokenizer.json, a folder or Hub name, `bytes`, or train:SIZE (trained on the source)."),
     ],
-    out: Annotated[Path, typer.Option(metavar="DATASET", help="The folder to make.")],
+    out: Annotated[str, typer.Option(metavar="DATASET", help="The folder to make.")],
     validation: Annotated[
         str,
         typer.Option(metavar="SHARE", help="Share of documents, as 0.5% or 0.005, for DATASET-validation."),
@@ -92,10 +93,11 @@ def convert_command(
         skip_invalid=skip_invalid,
         shard_tokens=shard_tokens,
     )
+    destination = local_destination(out)
     num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
     with ConversionDisplay() as display:
         try:
-            report = convert(conversion, out, num_workers=num_workers, restart=restart, report=display.show)
+            report = convert(conversion, destination, num_workers=num_workers, restart=restart, report=display.show)
         except KeyboardInterrupt:
             display.note("stopped; give the same command again to go on")
             raise

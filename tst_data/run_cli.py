@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tst_data.command_line import output_console, print_json
+from tst_data.destination import local_destination, writing_to
 from tst_data.errors import InvalidInputError
 from tst_data.plan import Plan
 from tst_data.plan_report import PlanReport, report_plan
@@ -157,7 +158,7 @@ def _print_preview(shown: Preview) -> None:
 
 def materialize(
     run: RunFile,
-    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
+    out: Annotated[str, typer.Option(help="The folder to write; it must not exist yet.")],
     json: Json = False,
 ) -> None:
     """Write a run's batches, bagged offline, as MDS that BatchStream and plain StreamingDataset read.
@@ -168,16 +169,20 @@ def materialize(
     from tst_data.materialize import materialize as write
 
     began = time.monotonic()
+    destination = local_destination(out)
     with Plan(load_run(run)) as opened:
         total = sum(phase.batch_size * phase.steps for phase in opened.phases)
         console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        with (
+            Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+            writing_to(destination),
+        ):
             task = progress.add_task("sequences", total=total)
-            written = write(opened, out, progress=lambda rows: progress.update(task, completed=rows))
+            written = write(opened, destination, progress=lambda rows: progress.update(task, completed=rows))
         result = {
             "run": opened.run.name,
             "fingerprint": opened.fingerprint,
-            "out": str(out),
+            "out": out,
             "sequences": total,
             "steps": opened.num_steps,
             "written": written,

@@ -1,0 +1,74 @@
+"""The folder that a command is told to make: what may be given, and what the file system says, in the user's terms.
+
+Datasets are built in a hidden folder beside their destination, so an error of the file system names a path that
+nobody gave. Here it becomes one line about the destination. Errors of other files pass unchanged.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tst_data.errors import InvalidInputError, TSTError
+
+__all__ = ["local_destination", "refuse_inside_sources", "writing_to"]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def local_destination(given: str) -> Path:
+    """The value of `--out` as a path. Takes the text as it was given: a Path has folded the slashes of `s3://`."""
+    if "://" in given:
+        raise InvalidInputError(
+            f"--out {given}: expected a folder on this machine; give its path, and copy the folder when it is whole"
+        )
+    return Path(given)
+
+
+def refuse_inside_sources(destination: Path, sources: Sequence[str]) -> None:
+    """Refuse a destination below a source folder: the next conversion would take its files for documents."""
+    parents = Path(os.path.realpath(destination)).parents
+    for source in sources:
+        if os.path.isdir(source) and Path(os.path.realpath(source)) in parents:
+            raise InvalidInputError(
+                f"{destination}: lies in the source folder {source}, whose files all are documents; choose an --out "
+                "outside it, or give its files by a pattern"
+            )
+
+
+@contextmanager
+def writing_to(destination: Path) -> Iterator[None]:
+    """Turn errors of the file system about `destination`, and the hidden folder beside it, into one line about it."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, TSTError) or not _is_about(destination, error):
+            raise
+        raise TSTError(f"{destination}: cannot be written: {_reason(destination, error)}") from error
+
+
+def _is_about(destination: Path, error: OSError) -> bool:
+    if error.filename is None:  # a write; what is read has its own messages
+        return error.errno in (*_NO_ROOM, errno.EFBIG)
+    target, path = Path(os.path.abspath(destination)), Path(os.path.abspath(os.fsdecode(error.filename)))
+    if path == target or path in target.parents:
+        return True
+    if target.parent not in path.parents:
+        return False
+    entry = path.relative_to(target.parent).parts[0]
+    return entry == target.name or entry.startswith(f".{target.name}.")
+
+
+def _reason(destination: Path, error: OSError) -> str:
+    if error.errno in _NO_ROOM:
+        return "no space is left; make room, and give the same command again to go on"
+    folder = next(parent for parent in Path(os.path.abspath(destination)).parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        return f"{folder} is not a folder; choose another --out"
+    if error.errno in _NO_RIGHT:
+        return f"{folder} may not be written to ({error.strerror}); get the right to, or choose another --out"
+    return f"{error.strerror or error}; choose another --out"
