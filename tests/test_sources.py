@@ -156,6 +156,38 @@ def test_saved_datasets_are_read_like_files(tmp_path: Path) -> None:
     assert texts(read(tmp_path / "splits" / "test")) == TEXTS
 
 
+def test_a_damaged_saved_dataset_is_refused_with_what_helps(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    arrow.write_bytes(arrow.read_bytes()[:200])
+    check_refused(r"saved: the dataset cannot be loaded \(.*\); save it anew with `save_to_disk`", tmp_path / "saved")
+    (tmp_path / "saved" / "dataset_info.json").write_text("{")
+    check_refused(r"saved: the dataset cannot be loaded \(.*\); save it anew with `save_to_disk`", tmp_path / "saved")
+
+
+def test_without_network_the_hub_is_not_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("tst_data.hub_sources.hub_answers", lambda: False)
+    check_refused(r"hf://no-one/nothing: the dataset cannot be loaded \(.*\); check name, split", "hf://no-one/nothing")
+    assert capfd.readouterr().err == ""
+    offline: list[bool] = []
+
+    def load_dataset(*arguments: Any, **options: Any) -> Any:
+        offline.append(datasets.config.HF_HUB_OFFLINE)
+        return datasets.Dataset.from_dict({"text": TEXTS})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert texts(read("hf://no-one/cached")) == TEXTS
+    monkeypatch.setattr("tst_data.hub_sources.hub_answers", lambda: True)
+    assert texts(read("hf://no-one/fetched")) == TEXTS
+    assert offline == [True, False]
+    assert datasets.config.HF_HUB_OFFLINE is False
+
+
 def check_refused(message: str, *sources: Path | str, **options: Any) -> None:
     with pytest.raises((InvalidInputError, NotFoundError), match=message) as caught:
         read(*sources, **options)

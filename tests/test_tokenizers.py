@@ -165,7 +165,7 @@ def test_tokenizers_that_cannot_work_are_refused(tmp_path: Path, monkeypatch: py
         with pytest.raises(kind, match=message) as caught:
             load_tokenizer(specification, end_of_text)
         assert "\n" not in str(caught.value)
-    monkeypatch.setattr("tst_data.tokenizers._hub_answers", lambda: False)
+    monkeypatch.setattr("tst_data.tokenizers.hub_answers", lambda: False)
     with pytest.raises(UnavailableError, match=r"no-one/nothing: no such file or folder, and not to be had"):
         load_tokenizer("no-one/nothing")
 

@@ -7,12 +7,14 @@ streamed: a conversion that was interrupted then goes on from a local file, at t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tst_data.columnar_formats import check_type, documents_of_batches
 from tst_data.errors import InvalidInputError
+from tst_data.hub import hub_answers
 from tst_data.source_document import ReadOptions, SourceDocument, check_columns
 
 __all__ = ["HUB_PREFIX", "HubDataset", "is_saved_dataset"]
@@ -34,6 +36,8 @@ class HubDataset:
 
     name: str
     load: Callable[[], Any]
+    advice: str
+    """What to do where it cannot be loaded."""
     size_bytes: int = 0
     bytes_read: int = field(default=0, compare=False)
     _table: Any = field(default=None, compare=False, repr=False)
@@ -48,7 +52,8 @@ class HubDataset:
             return datasets.load_from_disk(str(folder))
 
         size_bytes = sum(file.stat().st_size for file in folder.glob("*.arrow"))
-        return cls(name=folder.as_posix(), load=load, size_bytes=size_bytes)
+        advice = "save it anew with `save_to_disk`, or give its .arrow files"
+        return cls(name=folder.as_posix(), load=load, advice=advice, size_bytes=size_bytes)
 
     @classmethod
     def on_hub(cls, source: str) -> HubDataset:
@@ -60,9 +65,10 @@ class HubDataset:
         def load() -> Any:
             import datasets
 
-            return datasets.load_dataset(address, split=split or "train")
+            with _asking_the_cache_only() if not hub_answers() else nullcontext():
+                return datasets.load_dataset(address, split=split or "train")
 
-        return cls(name=source, load=load)
+        return cls(name=source, load=load, advice="check name, split and network")
 
     @property
     def identity(self) -> str:
@@ -94,10 +100,23 @@ class HubDataset:
             except Exception as error:  # the library raises whatever its storage and network layers do
                 reason = " ".join(str(error).split())
                 raise InvalidInputError(
-                    f"{self.name}: the dataset cannot be loaded ({reason[:300]}); check name, split and network"
+                    f"{self.name}: the dataset cannot be loaded ({reason[:300]}); {self.advice}"
                 ) from error
             if isinstance(self._table, dict):
                 splits = ", ".join(self._table)
                 raise InvalidInputError(f"{self.name}: holds the splits {splits}; give one of them ({self.name}/SPLIT)")
             self.size_bytes = self.size_bytes or int(self._table.data.nbytes)
         return self._table
+
+
+@contextmanager
+def _asking_the_cache_only() -> Iterator[None]:
+    """Without network `datasets` finds what it has downloaded before, and says at once that there is nothing."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tst_data.errors import InvalidInputError, NotFoundError, UnavailableError
+from tst_data.hub import hub_answers
 
 __all__ = [
     "TOKENIZER_FILES",
@@ -232,7 +233,7 @@ def _fetch_from_hub(name: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        cached_only = not _hub_answers()
+        cached_only = not hub_answers()
         file = huggingface_hub.hf_hub_download(name, TOKENIZER_NAME, local_files_only=cached_only)
         try:
             huggingface_hub.hf_hub_download(name, CONFIG_NAME, local_files_only=cached_only)
@@ -245,20 +246,6 @@ def _fetch_from_hub(name: str) -> Path:
             f"({type(error).__name__}); give a tokenizer.json, a folder, bytes or train:SIZE"
         ) from error
     return Path(file).parent
-
-
-def _hub_answers() -> bool:
-    """One request before the downloads, which would retry for half a minute, with a stack of warnings."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception:  # whatever the HTTP library, the proxy or the resolver raise: it does not answer
-        return False
-    return True
 
 
 def _byte_definition() -> dict[str, Any]:
