@@ -348,6 +348,10 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
     null = write_jsonl(tmp_path / "null.jsonl", [{"text": "a"}, {"text": None}])
     empty = tmp_path / "empty.jsonl"
     empty.touch()
+    blank = write_jsonl(tmp_path / "blank.jsonl", [{"text": ""}, {"text": []}, {"text": [END_OF_TEXT]}])
+    few = write_texts(
+        tmp_path / "few.jsonl", ["", *filter(lambda text: in_validation(text.encode(), 0.8), "0123456789")]
+    )
     (tmp_path / "folder.jsonl").mkdir()
     broken = tmp_path / "broken.jsonl.gz"
     broken.write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-10])
@@ -357,6 +361,7 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
         ([tmp_path / "nowhere.txt"], r"nowhere\.txt: no such file or folder"),
         ([empty], r"empty\.jsonl: no documents"),
         ([tmp_path / "folder.jsonl"], r"folder holds no files"),
+        ([blank], r"blank\.jsonl: every document is empty, .*check the files, --column \('text' now\)"),
         ([broken], r"broken\.jsonl\.gz: damaged or cut-off gzip file"),
         ([latin], r"latin\.txt: not UTF-8 at byte 3"),
         ([good, bad], r"bad\.jsonl: line 2: not JSON"),
@@ -368,6 +373,7 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
         ([good, "--validation", "half"], r"--validation half: expected a share"),
         ([good, "--validation", "100%"], r"--validation 100%: expected a share"),
         ([good, "--validation", "0.0001%"], r"--validation 1e-06: leaves no document for validation"),
+        ([few, "--validation", "80%"], r"--validation 0.8: leaves no document but empty ones for training"),
         ([good, "--workers", 0], r"0 workers cannot encode"),
         ([good, "--shard-tokens", 5000], r"5000"),
     ]

@@ -343,10 +343,16 @@ class _Run:
         names = ", ".join(self._conversion.sources[:3])
         if not any(output.num_documents for output in outputs):
             raise InvalidInputError(f"{names}: no documents; give sources that hold at least one")
+        if all(output.num_tokens == output.num_documents for output in outputs):
+            raise InvalidInputError(
+                f"{names}: every document is empty, so there is nothing but end-of-text to train on; check the files, "
+                f"--column ('{self._conversion.column}' now) and the tokenizer"
+            )
         for output in outputs:
-            if not output.num_documents:
+            if output.num_tokens == output.num_documents:
+                kind = "no document but empty ones" if output.num_documents else "no document"
                 raise InvalidInputError(
-                    f"--validation {self._conversion.validation:g}: leaves no document for {output.split}; "
+                    f"--validation {self._conversion.validation:g}: leaves {kind} for {output.split}; "
                     "choose another share, or give more documents"
                 )
 
