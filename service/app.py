@@ -25,11 +25,11 @@ from service.metrics import CONTENT_TYPE, Metrics
 from service.observer import Observer
 from service.openapi import describe
 from service.parameters import BatchParameters, RunName, SequenceParameters, Step, StrictQuery
-from service.problems import problem_of
+from service.problems import NotReadyError, problem_of
 from service.registry import Registry
 from service.settings import ServerSettings
 from tst_data.description import RunDescription
-from tst_data.errors import DamagedDataError, TSTError, UnavailableError
+from tst_data.errors import DamagedDataError, TSTError
 
 __all__ = ["create_app"]
 
@@ -125,7 +125,7 @@ def _add_operations(app: FastAPI, registry: Registry, gate: Gate, metrics: Metri
             try:
                 await gate.run(served.check_readable)
             except TSTError as error:
-                raise UnavailableError(f"run {served.name!r} cannot be read: {error}") from error
+                raise NotReadyError(f"run {served.name!r} cannot be read: {error}") from error
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=Response, tags=["operations"])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +12,7 @@ from pydantic import ValidationError
 
 from service.listening import listen, url_of
 from service.logs import configure_logs
-from service.metrics import FOLDER_VARIABLE
+from service.metrics import FOLDER_VARIABLE, metrics_folder
 from service.registry import Registry
 from service.settings import ServerSettings
 from service.supervisor import Supervisor
@@ -74,25 +72,24 @@ def _serve(settings: ServerSettings, *, as_json: bool) -> None:
     registry = Registry.open(settings.sources)
     runs = [(run.name, run.description.fingerprint) for run in registry]
     registry.close()
-    metrics_folder = tempfile.mkdtemp(prefix="tst-serve-metrics-")
-    os.environ[FOLDER_VARIABLE] = metrics_folder
-    try:
-        configure_logs(settings.log_level)
-        with listen(settings.host, settings.port, stalled_seconds=settings.stalled_seconds) as listener:
-            base = url_of(listener)
-            urls = {name: f"{base}/v1/runs/{name}" for name, _ in runs}
+    configure_logs(settings.log_level)
+    with (
+        metrics_folder() as folder,
+        listen(settings.host, settings.port, stalled_seconds=settings.stalled_seconds) as listener,
+    ):
+        os.environ[FOLDER_VARIABLE] = str(folder)
+        base = url_of(listener)
+        urls = {name: f"{base}/v1/runs/{name}" for name, _ in runs}
 
-            def announce() -> None:
-                if as_json:
-                    served = [{"name": name, "fingerprint": mark, "url": urls[name]} for name, mark in runs]
-                    line = json.dumps({"ready": True, "url": base, "pid": os.getpid(), "runs": served})
-                else:
-                    line = f"ready: {' '.join(urls.values())}"
-                typer.echo(line)
+        def announce() -> None:
+            if as_json:
+                served = [{"name": name, "fingerprint": mark, "url": urls[name]} for name, mark in runs]
+                line = json.dumps({"ready": True, "url": base, "pid": os.getpid(), "runs": served})
+            else:
+                line = f"ready: {' '.join(urls.values())}"
+            typer.echo(line)
 
-            Supervisor(settings, listener, metrics_folder).run(announce)
-    finally:
-        shutil.rmtree(metrics_folder, ignore_errors=True)
+        Supervisor(settings, listener, str(folder)).run(announce)
 
 
 def main() -> None:

@@ -1,14 +1,20 @@
 """What was served, for Prometheus: counters and histograms that all worker processes share.
 
 prometheus-client keeps the values of each process in a mapped file of a folder that the supervisor makes for this
-server alone and removes with it, so counts survive a worker that is replaced and no state outlives the server.
+server alone and removes with it, so counts survive a worker that is replaced and no state outlives the server. The
+folder of a server that was killed with all its workers is removed by the next one: it is known by its lock, which
+the kernel has let go.
 Labels are route templates and names of served runs, never text from a request, so their number is bounded.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +22,34 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-__all__ = ["CONTENT_TYPE", "FOLDER_VARIABLE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "FOLDER_VARIABLE", "Metrics", "metrics_folder"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Read by prometheus-client when it is first imported: set before the worker processes start."""
 
+PREFIX = "tst-serve-metrics-"
+LOCK = "lock"
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+@contextmanager
+def metrics_folder() -> Iterator[Path]:
+    """A folder for the values of one server, which is there until the block ends."""
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        # An OSError: in use, not ours to remove, or not locked yet by a server that is starting.
+        with suppress(OSError), (left / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        with (folder / f"{LOCK}.new").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            Path(lock.name).rename(folder / LOCK)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Metrics:

@@ -2,23 +2,24 @@
 
 A misspelt or repeated parameter is refused rather than read as its default: two trainers that both got rank 0 would
 train on the same windows and nothing would show it. Numbers are decimal digits and nothing else (pydantic alone
-would take '1.0' and ' 1 '); one too long to be a step is simply past the end.
+would take '1.0' and ' 1 '); one too long to be a step is past the end of every run.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from tst_data.errors import InvalidInputError
+from tst_data.errors import InvalidInputError, NotFoundError
 
 __all__ = ["BatchParameters", "RunName", "SequenceParameters", "Step", "StrictQuery"]
 
-BEYOND = 10**18
-"""Stands for every number of more than 18 digits: larger than any step, rank or row."""
+MAX_DIGITS = 18
+"""More than any step, rank or row has."""
 
 
 def _digits(value: Any) -> Any:
@@ -27,12 +28,27 @@ def _digits(value: Any) -> Any:
     if not re.fullmatch(r"[0-9]+", value, re.ASCII):
         raise ValueError("expected a whole number from 0 up, in decimal digits")
     significant = value.lstrip("0") or "0"
-    return int(significant) if len(significant) <= 18 else BEYOND
+    if len(significant) > MAX_DIGITS:
+        raise ValueError(f"expected at most {MAX_DIGITS} digits")
+    return int(significant)
+
+
+def _place(name: str, value: Any) -> Any:
+    """Digits that count something of the run: too many of them are well written, but not there."""
+    if isinstance(value, str) and re.fullmatch(rf"0*[1-9][0-9]{{{MAX_DIGITS},}}", value, re.ASCII):
+        number = value.lstrip("0")
+        raise NotFoundError(f"{name} {number[:MAX_DIGITS]}... ({len(number)} digits) is past the end of every run")
+    return _digits(value)
 
 
 Index = Annotated[int, Field(ge=0), BeforeValidator(_digits)]
 RunName = Annotated[str, Path(description="name of a served run")]
-Step = Annotated[Index, Path(description="optimizer step, counted from 0 through all phases")]
+Step = Annotated[
+    int,
+    Field(ge=0),
+    BeforeValidator(partial(_place, "step")),
+    Path(description="optimizer step, counted from 0 through all phases"),
+]
 
 
 class BatchQuery(BaseModel):
@@ -51,7 +67,9 @@ class SequenceQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sequence: Index = Field(0, description="row of the step, from 0")
+    sequence: Annotated[int, Field(ge=0), BeforeValidator(partial(_place, "sequence"))] = Field(
+        0, description="row of the step, from 0"
+    )
 
 
 async def refuse_repeated(request: Request) -> None:

@@ -18,15 +18,21 @@ from starlette.responses import Response
 
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError, UnavailableError
 
-__all__ = ["CONTENT_TYPE", "Problem", "problem_of", "problem_response"]
+__all__ = ["CONTENT_TYPE", "NotReadyError", "Problem", "problem_of", "problem_response"]
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:token-superposition:problems/"
+
+
+class NotReadyError(UnavailableError):
+    """A server that is asked whether it is ready, and is not."""
+
 
 KINDS: dict[type[TSTError], tuple[str, str]] = {
     DamagedDataError: ("damaged-data", "Stored data is damaged"),
     InvalidInputError: ("invalid-request", "The request cannot be answered as it is"),
     NotFoundError: ("not-found", "There is no such thing"),
+    NotReadyError: ("not-ready", "The server is not ready"),
     UnavailableError: ("overloaded", "The server is busy"),
 }
 RETRY_AFTER_SECONDS = 1

@@ -22,6 +22,7 @@ from service.app import create_app
 from service.logs import configure_logs
 from service.memory import keep_freed_memory
 from service.metrics import FOLDER_VARIABLE
+from service.protocol import ProblemProtocol
 from service.settings import ServerSettings
 from tst_data.errors import TSTError
 
@@ -59,7 +60,7 @@ def serve(settings: ServerSettings, listener: socket.socket, report: Connection)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=ProblemProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

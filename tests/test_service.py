@@ -166,7 +166,8 @@ def test_what_does_not_exist_is_a_404(server: Server, path: str) -> None:
         (f"{BATCHES}/0?rank=2&world_size=2", "rank"),
         (f"{BATCHES}/0?world_size=0", "world_size"),
         (f"{BATCHES}/0?world_size=5", "12"),
-        (f"{BATCHES}/0?world_size={'9' * 30}", "12"),
+        (f"{BATCHES}/0?world_size={'9' * 18}", "12"),
+        (f"{BATCHES}/0?world_size={'9' * 30}", "world_size"),
         (f"{BATCHES}/0?wrold_size=2", "wrold_size"),
         (f"{BATCHES}/0?rank=0&rank=1", "rank"),
         (f"{BATCHES}/0/documents?sequence=x", "sequence"),
@@ -176,6 +177,22 @@ def test_what_does_not_exist_is_a_404(server: Server, path: str) -> None:
 )
 def test_what_is_malformed_is_a_422_that_names_it(server: Server, path: str, word: str) -> None:
     assert word in check_problem(server.ask(path), 422, path)["detail"]
+
+
+def test_a_number_too_long_to_be_read_is_quoted_as_it_was_given(server: Server) -> None:
+    number = "123456789" * 5
+    for path, status, name in (
+        (f"{BATCHES}/{number}", 404, "step"),
+        (f"{BATCHES}/000{number}/documents", 404, "step"),
+        (f"{BATCHES}/0/documents?sequence={number}", 404, "sequence"),
+    ):
+        detail = check_problem(server.ask(path), status, path)["detail"]
+        assert detail == f"{name} 123456789123456789... (45 digits) is past the end of every run"
+    path = f"{BATCHES}/0?rank={number}"
+    detail = check_problem(server.ask(path), 422, path)["detail"]
+    assert detail == f"query parameter 'rank': expected at most 18 digits (given: '{number}')"
+    zeros = server.ask(f"{BATCHES}/{'0' * 30}1")
+    assert zeros.body == server.ask(f"{BATCHES}/1").body
 
 
 def test_documents_name_the_bags_that_read_from_them(server: Server, plan: Plan) -> None:
@@ -300,6 +317,23 @@ def test_no_bytes_break_the_server(server: Server, garbage: bytes) -> None:
     assert server.ask("/healthz").status == 200
 
 
+@pytest.mark.parametrize(
+    "request_line", ["FOO /v1/runs HTTP/1.1", f"GET /{'a' * 70_000} HTTP/1.1", "GET /v1/runs HTTP/one", "hello"]
+)
+def test_what_is_no_http_is_a_problem_too(server: Server, request_line: str) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(request_line.encode() + b"\r\nHost: here\r\n\r\n")
+        with contextlib.closing(http.client.HTTPResponse(connection)) as response:
+            response.begin()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            answer = Answer(response.status, headers, response.read())
+            problem = check_problem(answer, 400, "/")
+            assert problem["type"].endswith("/invalid-http")
+            assert headers["connection"] == "close"
+            assert int(headers["content-length"]) == len(answer.body)
+            assert connection.recv(1) == b""
+
+
 def test_two_servers_on_copies_give_identical_answers(
     server: Server, run_file: Path, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -336,6 +370,12 @@ def test_damage_is_a_500_of_its_type_and_other_steps_go_on(
             problem = check_problem(server.ask(f"{BATCHES}/0"), 500, f"{BATCHES}/0")
             assert problem["type"].endswith("/damaged-data")
             assert file.name in problem["detail"]
+        answer = server.ask("/readyz")
+        problem = check_problem(answer, 503, "/readyz")
+        assert problem["type"].endswith("/not-ready")
+        assert problem["title"] == "The server is not ready"
+        assert file.name in problem["detail"]
+        assert "retry-after" in answer.headers
         for step in whole:
             assert server.ask(f"{BATCHES}/{step}").status == 200
         file.write_bytes(content[:-100])
@@ -350,7 +390,7 @@ def test_overload_is_a_503_that_says_when_to_come_back(tmp_path: Path) -> None:
             held.request("GET", f"{BATCHES}/0")
             response = held.getresponse()
             answer = server.ask(f"{BATCHES}/1")
-            check_problem(answer, 503, f"{BATCHES}/1")
+            assert check_problem(answer, 503, f"{BATCHES}/1")["type"].endswith("/overloaded")
             assert int(answer.headers["retry-after"]) >= 1
             assert server.ask("/healthz").status == 200
             decode(response.read())

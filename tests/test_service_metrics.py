@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from service.metrics import metrics_folder
+
 COUNT_ONE = """
 from service.metrics import Metrics
 Metrics().batches.labels("test").inc()
@@ -22,6 +26,22 @@ def run(code: str, folder: Path) -> str:
     return subprocess.run(
         [sys.executable, "-c", code], cwd=root, env=environment, check=True, capture_output=True, text=True
     ).stdout
+
+
+def test_folders_of_killed_servers_are_removed_and_those_of_living_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, starting, other = (tmp_path / name for name in ("tst-serve-metrics-1", "tst-serve-metrics-2", "else"))
+    for folder in (left, starting, other):
+        folder.mkdir()
+        (folder / "counter_1.db").touch()
+    for folder in (left, other):
+        (folder / "lock").touch()
+    with metrics_folder() as first, metrics_folder() as second:
+        assert first != second
+        assert set(tmp_path.iterdir()) == {first, second, starting, other}
+    assert set(tmp_path.iterdir()) == {starting, other}
 
 
 def test_counts_of_all_processes_are_added_and_a_half_made_file_does_no_harm(tmp_path: Path) -> None:

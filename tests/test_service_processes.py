@@ -81,6 +81,24 @@ def test_workers_end_with_a_killed_supervisor(run_file: Path, tmp_path: Path) ->
         eventually(lambda: not list(tmp_path.glob("tst-serve-*")))
 
 
+def test_what_a_server_killed_with_its_workers_left_is_removed_by_the_next(run_file: Path, tmp_path: Path) -> None:
+    with running(run_file, environment={"TMPDIR": str(tmp_path)}) as server:
+        workers = server.workers()
+        for pid in (*workers, server.process.pid):  # stopped first, so that none can tidy up after the other
+            os.kill(pid, signal.SIGSTOP)
+        for pid in (*workers, server.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        server.process.wait()
+        [left] = tmp_path.glob("tst-serve-*")
+    with running(run_file, environment={"TMPDIR": str(tmp_path)}) as server:
+        assert not left.exists()
+        [own] = tmp_path.glob("tst-serve-*")
+        with running(run_file, environment={"TMPDIR": str(tmp_path)}):
+            assert own.exists()
+        assert server.ask("/metrics").status == 200
+    assert not list(tmp_path.glob("tst-serve-*"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_lets_the_transfer_finish(tmp_path: Path, number: signal.Signals) -> None:
     with running(write_big_run(tmp_path), environment={"TMPDIR": str(tmp_path)}) as server, begun(server, 0) as answer:
