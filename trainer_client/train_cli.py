@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -89,6 +91,7 @@ def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of `tst-train`."""
+    atexit.register(gc.freeze)  # the interpreter would end with seconds of garbage collection among torch's objects
     run_app(app)
 
 
