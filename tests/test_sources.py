@@ -8,6 +8,8 @@ import gzip
 import io
 import json
 import lzma
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,20 @@ def check_refused(message: str, *sources: Path | str, **options: Any) -> None:
     with pytest.raises((InvalidInputError, NotFoundError), match=message) as caught:
         read(*sources, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_sources_in_a_closed_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    stat = os.stat
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(f"{tmp_path}/closed/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    for source in ("closed", "closed/a.txt", "closed/*.txt"):
+        check_refused(re.escape(f"{source}: cannot be looked into (Permission denied)"), tmp_path / source)
 
 
 def test_missing_sources_are_refused(tmp_path: Path) -> None:

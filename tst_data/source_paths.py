@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from tst_data.errors import InvalidInputError
 
-__all__ = ["files_of_folder", "files_of_glob", "is_glob"]
+__all__ = ["files_of_folder", "files_of_glob", "is_glob", "refuse_unreadable"]
 
 
 def is_glob(source: str) -> bool:
@@ -31,7 +31,7 @@ Wanted = Callable[[Path], bool]
 def files_of_folder(folder: Path, wanted: Wanted = lambda path: True) -> list[Path]:
     """The wanted files of a folder and its subfolders that are not hidden, sorted by path."""
     found = []
-    for root, folders, names in os.walk(folder, onerror=_refuse_unreadable):
+    for root, folders, names in os.walk(folder, onerror=refuse_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in names if not name.startswith(".")]
     return _sorted_files(found, wanted)
@@ -74,7 +74,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        _refuse_unreadable(error)
+        refuse_unreadable(error)
 
 
 def _sorted_files(paths: Iterable[Path], wanted: Wanted) -> list[Path]:
@@ -89,11 +89,12 @@ def _is_file(path: Path) -> bool:
             f"{path}: a link to a file that is not there; fetch the file, or remove the link"
         ) from None
     except OSError as error:
-        _refuse_unreadable(error)
+        refuse_unreadable(error)
 
 
-def _refuse_unreadable(error: OSError) -> NoReturn:
+def refuse_unreadable(error: OSError, place: str | None = None) -> NoReturn:
+    """Refuse what cannot be looked into: `place`, or the path of the error."""
     raise InvalidInputError(
-        f"{error.filename}: cannot be looked into ({error.strerror}), and what it holds would be missing; make it "
-        "readable, or give sources without it"
+        f"{place or error.filename}: cannot be looked into ({error.strerror}), and what it holds would be missing; "
+        "make it readable, or give sources without it"
     ) from error

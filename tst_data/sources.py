@@ -25,7 +25,7 @@ from tst_data.compression import open_stream, split_compression
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.hub_sources import HUB_PREFIX, HubDataset, is_saved_dataset
 from tst_data.source_document import ReadOptions, SourceDocument
-from tst_data.source_paths import files_of_folder, files_of_glob, is_glob
+from tst_data.source_paths import files_of_folder, files_of_glob, is_glob, refuse_unreadable
 from tst_data.text_formats import read_csv, read_jsonl, read_text
 
 __all__ = ["SourceFile", "SourcePart", "find_sources", "sources_digest"]
@@ -114,7 +114,10 @@ def find_sources(sources: Sequence[str], include: Sequence[str] = ()) -> list[So
     """
     parts: list[SourcePart] = []
     for source in sources:
-        parts.extend(_parts_of(source, include))
+        try:
+            parts.extend(_parts_of(source, include))
+        except OSError as error:  # a folder on the way to it is closed
+            refuse_unreadable(error, source)
     seen: set[str] = set()
     for part in parts:
         key = os.path.realpath(part.path) if isinstance(part, SourceFile) else part.name
