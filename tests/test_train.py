@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from trainer_client.learning_rate import default_warmup_steps, learning_rate_fac
 from trainer_client.metrics import keep_until, read_metrics
 from trainer_client.model import SuperposedLM
 from trainer_client.optimization import Optimization
+from trainer_client.stopping import StoppedError
+from trainer_client.stream import BatchStream
 from trainer_client.train import Trainer, TrainReport, counted_tokens
 from trainer_client.train_cli import app
 from trainer_client.train_config import TrainConfig, load_train_config
@@ -239,6 +244,43 @@ def test_resuming_anywhere_gives_the_same_bits(
         )
         assert records == expected
     assert [record["step"] for record in events(output, "resume")] == [4, 8]
+
+
+@pytest.mark.parametrize(("step", "micro_batch", "saved"), [(0, 0, []), (4, 1, [4]), (7, 0, [4, 7]), (9, 1, [8, 9])])
+def test_asked_to_stop_while_it_waits_for_a_batch_it_stops_at_once_and_loses_nothing(
+    step: int,
+    micro_batch: int,
+    saved: list[int],
+    run_file: Path,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config.model_copy(update={"micro_batches": 2, "model": {**MODEL, "attention_dropout": 0.2}})
+    expected = make_trainer(run_file, config, tmp_path / "undisturbed")
+    report = expected.run()
+    receive = BatchStream._receive
+
+    def stalled(self: BatchStream, position: int) -> Any:
+        if position == 2 * step + micro_batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+            pytest.fail("the wait went on")
+        return receive(self, position)
+
+    output = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchStream, "_receive", stalled)
+        with pytest.raises(StoppedError, match=f"while waiting for step {step} of {STEPS}"):
+            make_trainer(run_file, config, output).run()
+    assert [int(path.name[5:]) for path in sorted(output.glob("checkpoints/*"))] == saved
+    resumed = make_trainer(run_file, config, output)
+    assert resumed.run().digests == report.digests
+    for key, value in resumed.model.state_dict().items():
+        assert torch.equal(value, expected.model.state_dict()[key])
+    assert [record["step"] for record in events(output, "step")] == list(range(STEPS))
+    checkpoints = [record["step"] for record in events(output, "checkpoint")]
+    assert checkpoints == sorted({*checkpoints, *saved})
 
 
 def test_finished_training_only_reports_again(trained: Any, run_file: Path, config: TrainConfig) -> None:

@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C end a training after the step at hand, with a checkpoint; the second one at once."""
+"""SIGTERM and Ctrl-C end a training after the step at hand, with a checkpoint; the second one at once.
+
+A step that waits for its batch, which may be minutes while a server is away, is given up instead.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,15 @@ from types import FrameType
 
 from tst_data.errors import TSTError
 
-__all__ = ["StopRequest", "StoppedError", "stop_on_signal"]
+__all__ = ["StopRequest", "StoppedError", "WaitingEndedError", "stop_on_signal"]
 
 
 class StoppedError(TSTError):
     """A training that was asked to stop before its end, and can be gone on with."""
+
+
+class WaitingEndedError(Exception):
+    """Raised in the midst of what was waited for."""
 
 
 class StopRequest:
@@ -22,6 +29,24 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.wanted = False
+        self._waiting = False
+
+    @contextmanager
+    def ending_the_wait(self) -> Iterator[None]:
+        """A block that a request ends with WaitingEndedError."""
+        self._waiting = True
+        try:
+            if self.wanted:
+                raise WaitingEndedError
+            yield
+        finally:
+            self._waiting = False
+
+    def make(self) -> None:
+        self.wanted = True
+        if self._waiting:
+            self._waiting = False
+            raise WaitingEndedError
 
 
 @contextmanager
@@ -35,9 +60,9 @@ def stop_on_signal() -> Iterator[StopRequest]:
     before = {number: signal.getsignal(number) for number in signals}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        request.wanted = True
         for each in signals:
             signal.signal(each, before[each])
+        request.make()
 
     for number in signals:
         signal.signal(number, handle)

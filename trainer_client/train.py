@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from trainer_client.optimization import Optimization, hyperparameters, without_g
 from trainer_client.output_folder import REPORT, OutputFolder
 from trainer_client.progress import Progress
 from trainer_client.random_state import gathered_random_states, restore_random_state, seed_rank
-from trainer_client.stopping import StoppedError, StopRequest, stop_on_signal
+from trainer_client.stopping import StoppedError, StopRequest, WaitingEndedError, stop_on_signal
 from trainer_client.stream import BatchStream
 from trainer_client.train_config import TrainConfig
 from tst_data.description import PhaseDescription, RunDescription
@@ -174,7 +175,7 @@ class Trainer:
             self.close()
 
     def _run(self) -> TrainReport:
-        first_step = self._stream.next_step
+        first_step = self._saved_step = self._stream.next_step
         self._begin = time.monotonic()
         self._held_out_loss: float | None = None
         if self._ranks.is_first:
@@ -216,7 +217,13 @@ class Trainer:
         phase = description.phase(step)
         if step == phase.first_step and step > 0:
             self._switch(phase)
-        loss, norm = self._optimization.step(step, self._losses(step))
+        alone = self._ranks.world_size == 1  # others would wait for a rank that gives its step up
+        random = gathered_random_states(self._ranks) if alone else {}
+        try:
+            loss, norm = self._optimization.step(step, self._losses(step, stop if alone else None))
+        except WaitingEndedError:
+            restore_random_state(random, self._ranks, seed=config.seed, step=step)
+            self._give_up(step)
         done = step + 1
         at_end = done == description.total_steps
         at_switch = any(done == other.first_step for other in description.phases)
@@ -238,11 +245,21 @@ class Trainer:
                 "the same command goes on from there"
             )
 
-    def _losses(self, step: int) -> Iterator[Tensor]:
+    def _give_up(self, step: int) -> NoReturn:
+        """Stop before a step of which not every micro-batch came; the stream stands at its beginning."""
+        if self._stream.next_step == step != self._saved_step:
+            self._save(step)
+        raise StoppedError(
+            f"stopped while waiting for step {step} of {self._description.total_steps}, in '{self._output}'; "
+            "the same command goes on from the last checkpoint"
+        )
+
+    def _losses(self, step: int, stop: StopRequest | None) -> Iterator[Tensor]:
         """The losses of a step's micro-batches, whose sum is the mean over the rank's share."""
         num = self._config.micro_batches
         for micro_batch in range(num):
-            batch = self._next_batch(step, micro_batch)
+            with stop.ending_the_wait() if stop is not None else nullcontext():
+                batch = self._next_batch(step, micro_batch)
             with without_gradient_exchange(self._trained, last=micro_batch == num - 1):
                 with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=self._autocast):
                     loss = self._trained(batch).loss
@@ -318,6 +335,7 @@ class Trainer:
         self._mark = (since + time.monotonic() - begin, first, waited)
 
     def _save(self, done: int) -> None:
+        self._saved_step = done
         digests = self._gathered_digests()
         self._record("checkpoint", done, digests=digests)
         random = gathered_random_states(self._ranks)
