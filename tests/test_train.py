@@ -283,6 +283,28 @@ def test_asked_to_stop_while_it_waits_for_a_batch_it_stops_at_once_and_loses_not
     assert checkpoints == sorted({*checkpoints, *saved})
 
 
+def test_asked_to_stop_when_the_batch_has_just_come_it_loses_nothing(
+    trained: Any, run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, report, undisturbed = trained
+    deliver = BatchStream._deliver
+
+    def delivered(self: BatchStream, batch: Any, num_bytes: int) -> None:
+        deliver(self, batch, num_bytes)
+        if batch.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    output = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchStream, "_deliver", delivered)
+        with pytest.raises(StoppedError, match="step 7"):
+            make_trainer(run_file, config, output).run()
+    assert (output / "checkpoints" / "step-00000007").is_dir()
+    assert make_trainer(run_file, config, output).run().digests == report.digests
+    weights = "model/model.safetensors"
+    assert (output / weights).read_bytes() == (undisturbed / weights).read_bytes()
+
+
 def test_finished_training_only_reports_again(trained: Any, run_file: Path, config: TrainConfig) -> None:
     _, report, output = trained
     (output / "model" / "README.md").write_text("a model card")

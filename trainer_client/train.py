@@ -219,10 +219,12 @@ class Trainer:
             self._switch(phase)
         alone = self._ranks.world_size == 1  # others would wait for a rank that gives its step up
         random = gathered_random_states(self._ranks) if alone else {}
+        state, digest = self._stream.state_dict(), self._stream.digest
         try:
             loss, norm = self._optimization.step(step, self._losses(step, stop if alone else None))
         except WaitingEndedError:
             restore_random_state(random, self._ranks, seed=config.seed, step=step)
+            self._stream.load_state_dict(state, digest=digest)
             self._give_up(step)
         done = step + 1
         at_end = done == description.total_steps
@@ -246,8 +248,8 @@ class Trainer:
             )
 
     def _give_up(self, step: int) -> NoReturn:
-        """Stop before a step of which not every micro-batch came; the stream stands at its beginning."""
-        if self._stream.next_step == step != self._saved_step:
+        """Stop before a step that was begun; stream and random states stand at its beginning again."""
+        if step != self._saved_step:
             self._save(step)
         raise StoppedError(
             f"stopped while waiting for step {step} of {self._description.total_steps}, in '{self._output}'; "
