@@ -78,7 +78,7 @@ def _build(run: ServedRun, step: int, rank: int, world_size: int) -> tuple[list[
     start = time.perf_counter()
     batch = run.plan.read_batch(step, rank, world_size)
     parts = wire.encode_parts(batch)
-    return parts, wire.etag(*parts), batch.windows.size, time.perf_counter() - start
+    return parts, wire.etag(batch, parts), batch.windows.size, time.perf_counter() - start
 
 
 class GatedJSON(Response):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from tst_data.batch import BatchHeader, WindowBatch, checksum
 from tst_data.errors import DamagedDataError
-from tst_data.wire import decode, encode, etag
+from tst_data.wire import decode, encode, encode_parts, etag
 
 
 @st.composite
@@ -117,8 +119,21 @@ def test_a_token_costs_its_own_bytes_only() -> None:
     assert len(encode(batch)) < batch.windows.nbytes + 64 * 10 + 2048
 
 
-def test_equal_bodies_have_equal_tags() -> None:
-    batch = make_batch(np.random.default_rng(0), 2, 1, np.uint16, SMALL)
-    other = make_batch(np.random.default_rng(1), 2, 1, np.uint16, SMALL)
-    assert etag(encode(batch)) == etag(bytes(encode(batch))) != etag(encode(other))
-    assert etag(encode(batch)).startswith('"')
+@pytest.mark.parametrize("sequence_length", [4, 4096])
+def test_equal_bodies_have_equal_tags_and_any_change_another(sequence_length: int) -> None:
+    def tag(batch: WindowBatch) -> str:
+        return etag(batch, encode_parts(batch))
+
+    shape = SMALL | {"sequence_length": sequence_length}
+    batch = make_batch(np.random.default_rng(0), 2, 1, np.uint16, shape)
+    windows = batch.windows.copy()
+    windows[1, 3] ^= 1
+    changed = [
+        replace(batch, dataset=batch.dataset + np.uint16(1)),
+        replace(batch, first_token=batch.first_token + np.uint64(1)),
+        replace(batch, header=replace(batch.header, step=7)),
+        replace(batch, windows=windows, header=replace(batch.header, checksum=checksum(windows))),
+    ]
+    assert tag(batch) == tag(make_batch(np.random.default_rng(0), 2, 1, np.uint16, shape))
+    assert len({tag(batch), *map(tag, changed)}) == 5
+    assert tag(batch).startswith('"')

@@ -129,11 +129,16 @@ def decode(body: Any) -> WindowBatch:
     return batch
 
 
-def etag(*parts: Any) -> str:
-    """A strong entity tag of a body, given whole or in consecutive parts."""
+def etag(batch: WindowBatch, parts: list[memoryview]) -> str:
+    """A strong entity tag of what `encode_parts(batch)` gave: a hash of the body.
+
+    The tokens enter by their checksum, which stands in the part with the header, so they are not hashed again: that
+    would be a tenth of the time that a batch takes.
+    """
     digest = xxhash.xxh3_128()
     for part in parts:
-        digest.update(part)
+        if np.frombuffer(part, np.uint8).ctypes.data != batch.windows.ctypes.data:
+            digest.update(part)
     return f'"{digest.hexdigest()}"'
 
 
