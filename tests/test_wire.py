@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -82,6 +83,17 @@ def test_no_damaged_body_is_taken_for_another_batch(batch: WindowBatch, data: st
         return
     # Padding, origins and names are not under the checksum; the tokens are.
     assert np.array_equal(received.windows, batch.windows)
+
+
+def test_every_single_flipped_bit_is_refused_or_harmless() -> None:
+    batch = make_batch(np.random.default_rng(0), 1, 1, np.uint16, SMALL)
+    body = bytearray(encode(batch))
+    for place in range(len(body)):
+        for bit in range(8):
+            body[place] ^= 1 << bit
+            with contextlib.suppress(DamagedDataError):
+                assert np.array_equal(decode(body).windows, batch.windows)
+            body[place] ^= 1 << bit
 
 
 @given(batch=batches(), data=st.data())

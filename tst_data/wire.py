@@ -92,41 +92,33 @@ def decode(body: Any) -> WindowBatch:
     Raises DamagedDataError where the body is not a batch or its checksum does not fit.
     """
     try:
-        with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
-            record_batch = reader.read_next_batch()
-        record_batch.validate()
-        metadata = {key.decode(): value.decode() for key, value in (record_batch.schema.metadata or {}).items()}
-        header = _HEADER.validate_python(metadata)
-        window_column = record_batch.column("window")
-        window_length = window_column.type.list_size
-        batch = WindowBatch(
-            header,
-            _view(window_column.flatten(), body).reshape(-1, window_length),
-            _view(record_batch.column("dataset"), body),
-            _view(record_batch.column("first_token"), body),
-        )
-    except (
-        pa.ArrowInvalid,
-        KeyError,
-        StopIteration,
-        UnicodeDecodeError,
-        AttributeError,
-        ValueError,
-        OSError,
-    ) as error:
+        batch = _parse(body)
+    except Exception as error:  # whatever foreign bytes make a parser raise
         reason = validation_message(error) if isinstance(error, ValidationError) else error
         raise DamagedDataError(f"the body of {len(body):,} bytes is not a superposed batch: {reason}") from None
-    expected_shape = (header.num_rows, header.geometry.window_length)
-    if batch.windows.shape != expected_shape or not len(batch.dataset) == len(batch.first_token) == header.num_rows:
-        raise DamagedDataError(
-            f"step {header.step}: windows of shape {batch.windows.shape}, expected {expected_shape} by the header"
-        )
+    header = batch.header
     found = checksum(batch.windows)
     if found != header.checksum:
         raise DamagedDataError(
             f"step {header.step}: window checksum {found}, expected {header.checksum}: damaged on the way"
         )
     return batch
+
+
+def _parse(body: Any) -> WindowBatch:
+    """The batch as its bytes say it, with the shapes that its header asks for; raises anything for other bytes."""
+    with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
+        record_batch = reader.read_next_batch()
+    record_batch.validate()
+    metadata = {key.decode(): value.decode() for key, value in (record_batch.schema.metadata or {}).items()}
+    header = _HEADER.validate_python(metadata)
+    column = record_batch.column("window")
+    windows = _view(column.flatten(), body).reshape(-1, column.type.list_size)
+    dataset, first_token = (_view(record_batch.column(name), body) for name in ("dataset", "first_token"))
+    expected_shape = (header.num_rows, header.geometry.window_length)
+    if windows.shape != expected_shape or not len(dataset) == len(first_token) == header.num_rows:
+        raise ValueError(f"step {header.step} has windows of shape {windows.shape}, expected {expected_shape}")
+    return WindowBatch(header, windows, dataset, first_token)
 
 
 def etag(batch: WindowBatch, parts: list[memoryview]) -> str:
