@@ -15,7 +15,7 @@ import torch
 
 from trainer_client.sources import Received
 from tst_data import wire
-from tst_data.batch import WindowBatch
+from tst_data.batch import BatchHeader, WindowBatch
 from tst_data.description import RunDescription
 from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError, TSTError
 
@@ -48,13 +48,7 @@ class RefusedError(Exception):
 
 
 def received(memory: torch.Tensor, description: RunDescription, step: int, rank: int, world_size: int) -> Received:
-    body = memory.numpy()
-    try:
-        batch = wire.decode(body.data)
-    except TSTError:
-        raise
-    except Exception as error:  # whatever a foreign body makes a decoder raise
-        raise DamagedDataError(f"the answer is not a superposed batch: {type(error).__name__}") from None
+    batch = wire.decode(memory.numpy().data)
     _check_header(batch, description, step, rank, world_size)
     # A view by way of the tensor that owns the memory: torch then knows, while a copy to a device is under way,
     # that the page-locked block is in use.
@@ -74,20 +68,8 @@ def _check_header(batch: WindowBatch, description: RunDescription, step: int, ra
             f"the server now gives data of fingerprint {header.fingerprint}, this stream began with "
             f"{description.fingerprint}; serve the run that it began with, or start a new stream"
         )
-    phase = description.phase(step)
-    expected = {
-        "run": description.name,
-        "order_version": description.order_version,
-        "step": step,
-        "phase": phase.phase,
-        "bag_size": phase.bag_size,
-        "superpose": phase.superpose,
-        "sequence_length": phase.sequence_length,
-        "batch_size": phase.batch_size,
-        "rank": rank,
-        "world_size": world_size,
-    }
-    for name, value in expected.items():
+    expected = BatchHeader.of(description, step, rank, world_size, header.checksum)
+    for name, value in vars(expected).items():
         if getattr(header, name) != value:
             raise DamagedDataError(f"the batch says {name} {getattr(header, name)!r}, expected {value!r}")
     if batch.windows.dtype.name != description.dtype:

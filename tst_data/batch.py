@@ -9,6 +9,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tst_data.bags import BagGeometry, Superpose
+from tst_data.description import RunDescription
 
 __all__ = ["BatchHeader", "WindowBatch", "checksum"]
 
@@ -29,6 +30,25 @@ class BatchHeader:
     rank: int
     world_size: int
     checksum: str
+
+    @classmethod
+    def of(cls, run: RunDescription, step: int, rank: int, world_size: int, checksum: str) -> BatchHeader:
+        """The header of one rank's share of a step. Raises NotFoundError for a step past the end."""
+        phase = run.phase(step)
+        return cls(
+            run=run.name,
+            fingerprint=run.fingerprint,
+            order_version=run.order_version,
+            step=step,
+            phase=phase.phase,
+            bag_size=phase.bag_size,
+            superpose=phase.superpose,
+            sequence_length=phase.sequence_length,
+            batch_size=phase.batch_size,
+            rank=rank,
+            world_size=world_size,
+            checksum=checksum,
+        )
 
     @property
     def geometry(self) -> BagGeometry:

@@ -76,20 +76,7 @@ class MaterializedFolder:
         windows = np.empty((num_rows, phase.window_length), dtype=description.dtype)
         self._copy_rows(begin, row.itemsize, heads, windows)
         self._check_heads(heads, phase, step, windows[0].nbytes)
-        header = BatchHeader(
-            run=description.name,
-            fingerprint=description.fingerprint,
-            order_version=description.order_version,
-            step=step,
-            phase=phase.phase,
-            bag_size=phase.bag_size,
-            superpose=phase.superpose,
-            sequence_length=phase.sequence_length,
-            batch_size=phase.batch_size,
-            rank=rank,
-            world_size=world_size,
-            checksum=checksum(windows),
-        )
+        header = BatchHeader.of(description, step, rank, world_size, checksum(windows))
         dataset, first_token = np.ascontiguousarray(heads["dataset"]), np.ascontiguousarray(heads["first_token"])
         return WindowBatch(header, windows, dataset, first_token)
 

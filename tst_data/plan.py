@@ -43,6 +43,7 @@ class Plan:
             raise
         self.fingerprint = run.specification.fingerprint([dataset.fingerprint for dataset in self.datasets])
         self.dtype = self.datasets[0].dtype
+        self._description = self._describe()
 
     @property
     def specification(self) -> RunSpecification:
@@ -80,24 +81,14 @@ class Plan:
             rows = np.flatnonzero(selected.dataset == index)
             if rows.size:
                 dataset.gather(first_tokens[rows], windows, rows)
-        header = BatchHeader(
-            run=self.run.name,
-            fingerprint=self.fingerprint,
-            order_version=ORDER_VERSION,
-            step=step,
-            phase=phase.phase,
-            bag_size=phase.bag_size,
-            superpose=phase.superpose,
-            sequence_length=phase.sequence_length,
-            batch_size=phase.batch_size,
-            rank=rank,
-            world_size=world_size,
-            checksum=checksum(windows),
-        )
+        header = BatchHeader.of(self._description, step, rank, world_size, checksum(windows))
         return WindowBatch(header, windows, selected.dataset, selected.first_token)
 
     def describe(self) -> RunDescription:
         """The run as the service and a materialised folder describe it."""
+        return self._description
+
+    def _describe(self) -> RunDescription:
         manifest = self.datasets[0].manifest
         return RunDescription(
             name=self.run.name,
