@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from service.gate import Gate
 from service.metrics import Metrics
 from service.registry import ServedRun
-from tst_data import wire
+from tst_data.contract import wire
 
 __all__ = ["BatchAnswer", "GatedJSON", "matches"]
 

@@ -28,7 +28,7 @@ from service.parameters import BatchParameters, RunName, SequenceParameters, Ste
 from service.problems import NotReadyError, problem_of
 from service.registry import Registry
 from service.settings import ServerSettings
-from tst_data.description import RunDescription
+from tst_data.contract.description import RunDescription
 from tst_data.errors import DamagedDataError, TSTError
 
 __all__ = ["create_app"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tst_data.description import RunDescription
+from tst_data.contract.description import RunDescription
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.plan import Plan
 from tst_data.preview import preview_sequence, sequence_documents

@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tst_data import Plan, wire
+from tst_data import Plan
+from tst_data.contract import wire
 from tst_data.errors import TSTError
 
 Fault = Callable[["Handler", bytes], None]

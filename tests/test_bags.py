@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tst_data.bags import IGNORED, BagGeometry
+from tst_data.contract.bags import IGNORED, BagGeometry
 
 geometries = st.builds(
     BagGeometry,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer_client import Batch
-from tst_data.batch import BatchHeader, checksum
+from tst_data.contract.batch import BatchHeader, checksum
 
 
 def make_batch(

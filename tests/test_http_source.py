@@ -37,7 +37,8 @@ from hypothesis import strategies as st
 
 from trainer_client import BatchStream, http_answers
 from trainer_client.http_source import NUM_DAMAGED_TRIES
-from tst_data import Dataset, Plan, load_run, wire
+from tst_data import Dataset, Plan, load_run
+from tst_data.contract import wire
 from tst_data.errors import (
     DamagedDataError,
     ForeignDataError,

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_client import loss as loss_module
 from trainer_client.loss import linear_multi_hot_cross_entropy, multi_hot_cross_entropy
 from trainer_client.slot_weights import SLOT_WEIGHTS, normalised_slot_weights
-from tst_data.bags import IGNORED, BagGeometry
+from tst_data.contract.bags import IGNORED, BagGeometry
 from tst_data.errors import InvalidInputError
 
 

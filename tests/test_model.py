@@ -16,7 +16,7 @@ from trainer_client.hugging_face import import_transformers
 from trainer_client.loss import multi_hot_cross_entropy
 from trainer_client.model import SuperposedLM
 from trainer_client.superpose import superpose
-from tst_data.bags import IGNORED, BagGeometry
+from tst_data.contract.bags import IGNORED, BagGeometry
 from tst_data.errors import InvalidInputError
 
 transformers = import_transformers()

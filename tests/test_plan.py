@@ -11,7 +11,7 @@ import yaml
 from conftest import MakeRun
 
 from tst_data import Plan, load_run
-from tst_data.batch import checksum
+from tst_data.contract.batch import checksum
 from tst_data.dataset import Dataset
 from tst_data.errors import ForeignDataError, InvalidInputError, NotFoundError
 from tst_data.plan_report import report_plan

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tst_data.bags import BagGeometry
+from tst_data.contract.bags import BagGeometry
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.mixture import thousandths
 from tst_data.run import RunSpecification

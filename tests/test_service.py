@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from serving import Answer, Server, eventually, running, write_big_run
 
 from tst_data import Plan, load_run
+from tst_data.contract.wire import CONTENT_TYPE, decode
 from tst_data.dataset import Dataset
-from tst_data.wire import CONTENT_TYPE, decode
 
 BATCHES = "/v1/runs/test/batches"
 

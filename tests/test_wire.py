@@ -12,9 +12,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tst_data.batch import BatchHeader, WindowBatch, checksum
+from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
+from tst_data.contract.wire import decode, encode, encode_parts, etag
 from tst_data.errors import DamagedDataError
-from tst_data.wire import decode, encode, encode_parts, etag
 
 
 @st.composite

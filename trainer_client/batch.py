@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tst_data.bags import IGNORED, BagGeometry
+from tst_data.contract.bags import IGNORED, BagGeometry
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tst_data.batch import BatchHeader
+    from tst_data.contract.batch import BatchHeader
 
 __all__ = ["Batch"]
 

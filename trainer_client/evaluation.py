@@ -12,8 +12,8 @@ import torch
 from trainer_client.distributed import Ranks
 from trainer_client.model import SuperposedLM
 from trainer_client.train_config import EvaluationConfig
-from tst_data.bags import BagGeometry
-from tst_data.description import RunDescription
+from tst_data.contract.bags import BagGeometry
+from tst_data.contract.description import RunDescription
 from tst_data.errors import InvalidInputError
 
 __all__ = ["Evaluation", "held_out_windows"]

@@ -14,9 +14,9 @@ import json
 import torch
 
 from trainer_client.sources import Received
-from tst_data import wire
-from tst_data.batch import BatchHeader, WindowBatch
-from tst_data.description import RunDescription
+from tst_data.contract import wire
+from tst_data.contract.batch import BatchHeader, WindowBatch
+from tst_data.contract.description import RunDescription
 from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError, TSTError
 
 __all__ = [

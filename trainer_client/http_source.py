@@ -39,8 +39,8 @@ from trainer_client.http_answers import (
 from trainer_client.receive_buffers import ReceiveBuffers
 from trainer_client.retry import retrying
 from trainer_client.sources import Received
-from tst_data import wire
-from tst_data.description import RunDescription
+from tst_data.contract import wire
+from tst_data.contract.description import RunDescription
 from tst_data.errors import (
     DamagedDataError,
     ForeignDataError,

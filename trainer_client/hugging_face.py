@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tst_data.description import RunDescription
+from tst_data.contract.description import RunDescription
 from tst_data.errors import InvalidInputError, NotFoundError
 
 __all__ = ["build_config", "build_model", "import_transformers"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from trainer_client.sources import Received, host_tensor
-from tst_data.batch import WindowBatch
-from tst_data.description import RunDescription
+from tst_data.contract.batch import WindowBatch
+from tst_data.contract.description import RunDescription
 
 __all__ = ["FolderSource", "RunSource"]
 

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from trainer_client.slot_weights import SlotWeights, slot_weights_tensor
-from tst_data.bags import IGNORED
+from tst_data.contract.bags import IGNORED
 from tst_data.errors import InvalidInputError
 
 __all__ = ["linear_multi_hot_cross_entropy", "multi_hot_cross_entropy"]

@@ -11,7 +11,7 @@ from numbers import Integral
 
 import torch
 
-from tst_data.description import RunDescription
+from tst_data.contract.description import RunDescription
 from tst_data.errors import InvalidInputError
 
 __all__ = ["check_shares", "coordinates"]

@@ -18,8 +18,8 @@ import torch
 from tst_data.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from tst_data.batch import WindowBatch
-    from tst_data.description import RunDescription
+    from tst_data.contract.batch import WindowBatch
+    from tst_data.contract.description import RunDescription
 
 __all__ = ["Reader", "Received", "Source", "host_tensor", "open_source"]
 

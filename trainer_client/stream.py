@@ -32,7 +32,7 @@ from trainer_client.batch import Batch
 from trainer_client.prefetch import Prefetcher
 from trainer_client.ranks import check_shares, coordinates
 from trainer_client.sources import Reader, Received, Source, open_source
-from tst_data.description import RunDescription
+from tst_data.contract.description import RunDescription
 from tst_data.errors import ForeignDataError, InvalidInputError
 
 __all__ = ["BatchStream"]

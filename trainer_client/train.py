@@ -37,7 +37,7 @@ from trainer_client.random_state import gathered_random_states, restore_random_s
 from trainer_client.stopping import StoppedError, StopRequest, WaitingEndedError, stop_on_signal
 from trainer_client.stream import BatchStream
 from trainer_client.train_config import TrainConfig
-from tst_data.description import PhaseDescription, RunDescription
+from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.errors import DamagedDataError, InvalidInputError, TSTError
 from tst_data.files import TEMPORARY_SUFFIX, write_atomically
 

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from pydantic import BaseModel, ValidationError
 
-from tst_data.description import PhaseDescription, RunDescription
+from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.errors import ForeignDataError, InvalidInputError
 from tst_data.files import TEMPORARY_SUFFIX, sync_folder, write_atomically, write_file_atomically
 from tst_data.manifest import INDEX_NAME, shard_file_name

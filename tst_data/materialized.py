@@ -14,8 +14,8 @@ from types import TracebackType
 import numpy as np
 from pydantic import ValidationError
 
-from tst_data.batch import BatchHeader, WindowBatch, checksum
-from tst_data.description import PhaseDescription, RunDescription
+from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
+from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, validation_message
 from tst_data.materialized_format import FORMAT_VERSION, RUN_FILE_NAME, MaterializedRun, MaterializedShard, row_dtype
 from tst_data.schedule import share_of_rank

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from tst_data.description import RunDescription
+from tst_data.contract.description import RunDescription
 
 __all__ = ["COLUMNS", "FORMAT_VERSION", "RUN_FILE_NAME", "MaterializedRun", "MaterializedShard", "row_dtype"]
 

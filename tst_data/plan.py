@@ -11,9 +11,9 @@ from types import TracebackType
 
 import numpy as np
 
-from tst_data.batch import BatchHeader, WindowBatch, checksum
+from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
+from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.dataset import Dataset, open_dataset
-from tst_data.description import PhaseDescription, RunDescription
 from tst_data.errors import ForeignDataError, InvalidInputError
 from tst_data.manifest import Manifest
 from tst_data.permutation import ORDER_VERSION

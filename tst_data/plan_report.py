@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from tst_data.description import PhaseDescription
+from tst_data.contract.description import PhaseDescription
 from tst_data.plan import Plan
 from tst_data.schedule import DatasetUse
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from tst_data.bags import IGNORED, Superpose
+from tst_data.contract.bags import IGNORED, Superpose
 from tst_data.errors import NotFoundError
 from tst_data.plan import Plan
 

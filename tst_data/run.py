@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tst_data.bags import BagGeometry, Superpose
+from tst_data.contract.bags import BagGeometry, Superpose
 from tst_data.errors import InvalidInputError, NotFoundError, validation_message
 from tst_data.mixture import thousandths
 from tst_data.permutation import ORDER_VERSION

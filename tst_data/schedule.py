@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_data.description import PhaseDescription, phase_of_step
+from tst_data.contract.description import PhaseDescription, phase_of_step
 from tst_data.errors import InvalidInputError
 from tst_data.mixture import Mixture, thousandths
 from tst_data.permutation import derive_key, permute

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_data.bags import BagGeometry
+from tst_data.contract.bags import BagGeometry
 from tst_data.permutation import Key, derive_key, permute
 
 __all__ = ["DatasetOrder", "PhaseWalk", "Pool", "Position"]

@@ -16,7 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from tst_data.batch import BatchHeader, WindowBatch, checksum
+from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
 from tst_data.errors import DamagedDataError, validation_message
 
 __all__ = ["CONTENT_TYPE", "decode", "encode", "encode_parts", "etag"]

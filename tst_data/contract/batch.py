@@ -8,8 +8,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tst_data.bags import BagGeometry, Superpose
-from tst_data.description import RunDescription
+from tst_data.contract.bags import BagGeometry, Superpose
+from tst_data.contract.description import RunDescription
 
 __all__ = ["BatchHeader", "WindowBatch", "checksum"]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tst_data.bags import BagGeometry, Superpose
+from tst_data.contract.bags import BagGeometry, Superpose
 from tst_data.errors import NotFoundError
 
 __all__ = ["PhaseDescription", "RunDescription", "phase_of_step"]
