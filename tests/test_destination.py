@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tst_data.destination import local_destination, refuse_inside_sources, writing_to
 from tst_data.errors import InvalidInputError, TSTError, UnavailableError
+from tst_data.stores.destination import local_destination, refuse_inside_sources, writing_to
 
 
 def message_of(destination: Path, error: OSError) -> str:

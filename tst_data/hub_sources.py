@@ -14,8 +14,8 @@ from typing import Any
 
 from tst_data.columnar_formats import check_type, documents_of_batches
 from tst_data.errors import InvalidInputError
-from tst_data.hub import hub_answers
 from tst_data.source_document import ReadOptions, SourceDocument, check_columns
+from tst_data.stores.hub import hub_answers
 
 __all__ = ["HUB_PREFIX", "HubDataset", "is_saved_dataset"]
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tst_data.errors import InvalidInputError, NotFoundError, UnavailableError
-from tst_data.hub import hub_answers
+from tst_data.stores.hub import hub_answers
 
 __all__ = [
     "TOKENIZER_FILES",
