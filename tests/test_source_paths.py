@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tst_data.errors import InvalidInputError
-from tst_data.source_paths import files_of_folder, files_of_glob
+from tst_data.sources.paths import files_of_folder, files_of_glob
 
 NAMES = ["b.txt", "a/z.txt", "a/b/c.md", "a/b/d.txt", ".hidden.txt", ".git/config", "a.txt", "[x].txt", "a/.h/i.txt"]
 

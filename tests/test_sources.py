@@ -21,8 +21,8 @@ import pytest
 import zstandard
 
 from tst_data.errors import InvalidInputError, NotFoundError
-from tst_data.source_document import MAX_DOCUMENT_BYTES, ReadOptions, SourceDocument
-from tst_data.sources import find_sources, sources_digest
+from tst_data.sources.document import MAX_DOCUMENT_BYTES, ReadOptions, SourceDocument
+from tst_data.sources.parts import find_sources, sources_digest
 
 TEXTS = ["first", "", 'second, with "quotes"\nand a line break', "Žluťoučký kůň \U0001f40e", "tab\there", "x" * 5000]
 IDS = [f"id-{number}" for number in range(len(TEXTS))]
@@ -173,7 +173,7 @@ def test_without_network_the_hub_is_not_asked_again_and_again(
 ) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("tst_data.hub_sources.hub_answers", lambda: False)
+    monkeypatch.setattr("tst_data.sources.hugging_face.hub_answers", lambda: False)
     check_refused(r"hf://no-one/nothing: the dataset cannot be loaded \(.*\); check name, split", "hf://no-one/nothing")
     assert capfd.readouterr().err == ""
     offline: list[bool] = []
@@ -184,7 +184,7 @@ def test_without_network_the_hub_is_not_asked_again_and_again(
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert texts(read("hf://no-one/cached")) == TEXTS
-    monkeypatch.setattr("tst_data.hub_sources.hub_answers", lambda: True)
+    monkeypatch.setattr("tst_data.sources.hugging_face.hub_answers", lambda: True)
     assert texts(read("hf://no-one/fetched")) == TEXTS
     assert offline == [True, False]
     assert datasets.config.HF_HUB_OFFLINE is False

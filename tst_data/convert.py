@@ -29,8 +29,8 @@ from tst_data.dataset import open_dataset
 from tst_data.encoding import BATCH_BYTES, EncodingPool
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.manifest import Manifest, dtype_for, load_manifest
-from tst_data.source_document import ReadOptions, SourceDocument
-from tst_data.sources import SourcePart, find_sources, sources_digest
+from tst_data.sources.document import ReadOptions, SourceDocument
+from tst_data.sources.parts import SourcePart, find_sources, sources_digest
 from tst_data.staging import Staging, is_finished, is_vacant, staging_folder
 from tst_data.stores.destination import refuse_inside_sources, writing_to
 from tst_data.streaming_compat import import_streaming

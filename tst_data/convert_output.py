@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tst_data.errors import InvalidInputError
 from tst_data.manifest import TokenizerDescription, document_file_name, load_manifest
-from tst_data.source_document import SourceDocument
+from tst_data.sources.document import SourceDocument
 from tst_data.staging import is_finished
 from tst_data.tokenizers import TOKENIZER_FILES, Tokenizer
 from tst_data.writer import DatasetWriter

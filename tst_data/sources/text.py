@@ -14,9 +14,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tst_data.compression import SourceStream
 from tst_data.errors import InvalidInputError
-from tst_data.source_document import (
+from tst_data.sources.compression import SourceStream
+from tst_data.sources.document import (
     MAX_DOCUMENT_BYTES,
     ReadOptions,
     SourceDocument,

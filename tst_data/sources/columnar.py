@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tst_data.compression import open_stream
 from tst_data.errors import InvalidInputError
-from tst_data.source_document import (
+from tst_data.sources.compression import open_stream
+from tst_data.sources.document import (
     ReadOptions,
     SourceDocument,
     check_columns,

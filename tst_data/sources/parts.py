@@ -20,13 +20,13 @@ from typing import Protocol
 
 import xxhash
 
-from tst_data.columnar_formats import read_arrow, read_parquet
-from tst_data.compression import open_stream, split_compression
 from tst_data.errors import InvalidInputError, NotFoundError
-from tst_data.hub_sources import HUB_PREFIX, HubDataset, is_saved_dataset
-from tst_data.source_document import ReadOptions, SourceDocument
-from tst_data.source_paths import files_of_folder, files_of_glob, is_glob, refuse_unreadable
-from tst_data.text_formats import read_csv, read_jsonl, read_text
+from tst_data.sources.columnar import read_arrow, read_parquet
+from tst_data.sources.compression import open_stream, split_compression
+from tst_data.sources.document import ReadOptions, SourceDocument
+from tst_data.sources.hugging_face import HUB_PREFIX, HubDataset, is_saved_dataset
+from tst_data.sources.paths import files_of_folder, files_of_glob, is_glob, refuse_unreadable
+from tst_data.sources.text import read_csv, read_jsonl, read_text
 
 __all__ = ["SourceFile", "SourcePart", "find_sources", "sources_digest"]
 

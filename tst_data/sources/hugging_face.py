@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tst_data.columnar_formats import check_type, documents_of_batches
 from tst_data.errors import InvalidInputError
-from tst_data.source_document import ReadOptions, SourceDocument, check_columns
+from tst_data.sources.columnar import check_type, documents_of_batches
+from tst_data.sources.document import ReadOptions, SourceDocument, check_columns
 from tst_data.stores.hub import hub_answers
 
 __all__ = ["HUB_PREFIX", "HubDataset", "is_saved_dataset"]
