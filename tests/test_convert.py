@@ -32,7 +32,7 @@ from tst_data.dataset import open_dataset
 from tst_data.encode_worker import write_frame
 from tst_data.encoding import EncodingPool
 from tst_data.errors import InvalidInputError, TSTError
-from tst_data.tokenizers import ByteTokenizer
+from tst_data.tokenizer.loading import ByteTokenizer
 from tst_data.writer import DatasetWriter
 
 END_OF_TEXT = 256

@@ -12,7 +12,7 @@ from tst_data.dataset import Dataset
 from tst_data.errors import NotFoundError
 from tst_data.manifest import TokenizerDescription
 from tst_data.preview import preview_sequence, sequence_documents
-from tst_data.tokenizers import TOKENIZER_FILES, load_tokenizer
+from tst_data.tokenizer.loading import TOKENIZER_FILES, load_tokenizer
 from tst_data.writer import DatasetWriter
 
 TEXTS = [f"Document {number}: {'lorem ipsum ' * (number % 7)}" for number in range(120)]

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tst_data import tokenizer_training
 from tst_data.encode_worker import pack
 from tst_data.errors import InvalidInputError, NotFoundError, UnavailableError
-from tst_data.tokenizer_training import sampled, train_tokenizer
-from tst_data.tokenizers import (
+from tst_data.tokenizer import training as tokenizer_training
+from tst_data.tokenizer.loading import (
     ByteTokenizer,
     JSONTokenizer,
     Tokenizer,
@@ -23,6 +22,7 @@ from tst_data.tokenizers import (
     load_tokenizer,
     split_training_size,
 )
+from tst_data.tokenizer.training import sampled, train_tokenizer
 
 SENTENCES = [
     f"The {a} {b}s over the {c}.\n" for a in ["quick", "slow"] for b in ["jump", "run"] for c in ["dog", "cat"]
@@ -165,7 +165,7 @@ def test_tokenizers_that_cannot_work_are_refused(tmp_path: Path, monkeypatch: py
         with pytest.raises(kind, match=message) as caught:
             load_tokenizer(specification, end_of_text)
         assert "\n" not in str(caught.value)
-    monkeypatch.setattr("tst_data.tokenizers.hub_answers", lambda: False)
+    monkeypatch.setattr("tst_data.tokenizer.loading.hub_answers", lambda: False)
     with pytest.raises(UnavailableError, match=r"no-one/nothing: no such file or folder, and not to be had"):
         load_tokenizer("no-one/nothing")
 

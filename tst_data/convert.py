@@ -34,8 +34,8 @@ from tst_data.sources.parts import SourcePart, find_sources, sources_digest
 from tst_data.staging import Staging, is_finished, is_vacant, staging_folder
 from tst_data.stores.destination import refuse_inside_sources, writing_to
 from tst_data.streaming_compat import import_streaming
-from tst_data.tokenizer_training import sampled, train_tokenizer
-from tst_data.tokenizers import Tokenizer, load_saved_tokenizer, load_tokenizer, split_training_size
+from tst_data.tokenizer.loading import Tokenizer, load_saved_tokenizer, load_tokenizer, split_training_size
+from tst_data.tokenizer.training import sampled, train_tokenizer
 
 __all__ = ["Conversion", "ConversionProgress", "ConversionReport", "convert", "in_validation", "validation_path"]
 

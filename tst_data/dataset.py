@@ -27,7 +27,7 @@ from tst_data.shard_table import PIECE_BYTES, ShardTable
 from tst_data.shards import MapCache, ShardFiles, default_map_cache
 
 if TYPE_CHECKING:
-    from tst_data.tokenizers import Tokenizer
+    from tst_data.tokenizer.loading import Tokenizer
 
 __all__ = ["Dataset", "open_dataset"]
 
@@ -136,7 +136,7 @@ class Dataset:
         return self._tokenizer()
 
     def _load_tokenizer(self) -> Tokenizer:
-        from tst_data.tokenizers import load_saved_tokenizer
+        from tst_data.tokenizer.loading import load_saved_tokenizer
 
         for name, expected in self.manifest.files.items():
             if name.startswith("tokenizer"):

@@ -24,7 +24,7 @@ from typing import BinaryIO
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from tst_data.tokenizers import Tokenizer, load_saved_tokenizer
+from tst_data.tokenizer.loading import Tokenizer, load_saved_tokenizer
 
 __all__ = ["Failure", "pack", "read_frame", "write_frame"]
 

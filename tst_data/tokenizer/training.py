@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import xxhash
 
-from tst_data.tokenizers import JSONTokenizer
+from tst_data.tokenizer.loading import JSONTokenizer
 
 __all__ = ["SAMPLE_BYTES", "sampled", "train_tokenizer"]
 
