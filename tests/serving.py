@@ -119,7 +119,7 @@ def write_big_run(folder: Path) -> Path:
     """A run whose batches of 32 MB are more than the socket buffers between server and client hold."""
     import numpy as np
 
-    from tst_data.writer import write_dataset
+    from tst_data.dataset.writer import write_dataset
 
     tokens = np.random.default_rng(3).integers(0, 65000, 4_000_000)
     with write_dataset(folder / "big", [tokens], vocabulary_size=65536, end_of_text_id=65535, dtype="uint32"):

@@ -28,12 +28,12 @@ from tst_data.command_line import run_app
 from tst_data.convert import ConversionProgress, in_validation
 from tst_data.convert_cli import parse_share
 from tst_data.convert_progress import describe, seconds_left
-from tst_data.dataset import open_dataset
+from tst_data.dataset.reader import open_dataset
+from tst_data.dataset.writer import DatasetWriter
 from tst_data.encode_worker import write_frame
 from tst_data.encoding import EncodingPool
 from tst_data.errors import InvalidInputError, TSTError
 from tst_data.tokenizer.loading import ByteTokenizer
-from tst_data.writer import DatasetWriter
 
 END_OF_TEXT = 256
 
@@ -317,7 +317,7 @@ def test_an_end_that_was_cut_short_is_taken_up(
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         if step == "write_manifest":
-            patch.setattr("tst_data.writer.write_manifest", interrupt)
+            patch.setattr("tst_data.dataset.writer.write_manifest", interrupt)
         elif step == "remove":
             patch.setattr("tst_data.staging.Staging.remove", interrupt)
         else:

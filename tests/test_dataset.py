@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tst_data.dataset import Dataset, open_dataset
+from tst_data.dataset.reader import Dataset, open_dataset
+from tst_data.dataset.shard_reader import default_map_cache
+from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
-from tst_data.shards import default_map_cache
-from tst_data.writer import write_dataset
 
 MIB = 1 << 20
 
@@ -232,7 +232,7 @@ def test_a_missing_shard_is_named(folder: Path, use: Callable[[Dataset], Any]) -
 
 
 def test_verified_pieces_stay_verified_until_the_file_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tst_data.shards as module
+    import tst_data.dataset.shard_reader as module
 
     hashed = 0
     original = module.xxhash.xxh3_64_intdigest

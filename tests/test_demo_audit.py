@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from benchmarks.demo.audit import audit_run, compare_losses, repeated_tokens, step_counts
 from benchmarks.demo.held_out import held_out_windows
 from benchmarks.demo.metrics_tail import MetricsTail
+from tst_data.dataset.writer import write_dataset
 from tst_data.plan import Plan
 from tst_data.run import load_run
-from tst_data.writer import write_dataset
 
 
 def step_records(*steps: int) -> list[dict[str, Any]]:

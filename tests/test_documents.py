@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tst_data.dataset import Dataset, open_dataset
-from tst_data.documents import Document, DocumentColumns
+from tst_data.dataset.document_index import Document, DocumentColumns
+from tst_data.dataset.reader import Dataset, open_dataset
+from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError, InvalidInputError
-from tst_data.writer import write_dataset
 
 
 def expected_documents(lengths: list[int], first_token: int, num_tokens: int) -> list[tuple[int, int, int]]:

@@ -455,7 +455,7 @@ def test_the_windows_are_a_view_of_what_was_received(server: FaultServer) -> Non
 
 
 def test_two_byte_and_four_byte_tokens(dataset: Dataset, make_run: Callable[..., Any], tmp_path: Any) -> None:
-    from tst_data.writer import write_dataset
+    from tst_data.dataset.writer import write_dataset
 
     random = np.random.default_rng(1)
     documents = [random.integers(0, 100_000, 500) for _ in range(20)]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tst_data.dataset import Dataset, open_dataset
+from tst_data.dataset.journal import Journal
+from tst_data.dataset.manifest import Manifest, dataset_fingerprint, dtype_for, load_manifest, write_manifest
+from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError
-from tst_data.journal import Journal
-from tst_data.manifest import Manifest, dataset_fingerprint, dtype_for, load_manifest, write_manifest
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from conftest import MakeRun
 
 from tst_data import Plan, load_run
 from tst_data import materialize as module
-from tst_data.dataset import Dataset
+from tst_data.dataset.reader import Dataset
 from tst_data.errors import ForeignDataError, InvalidInputError
 from tst_data.materialize import materialize
 from tst_data.materialized import open_materialized

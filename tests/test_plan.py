@@ -12,11 +12,11 @@ from conftest import MakeRun
 
 from tst_data import Plan, load_run
 from tst_data.contract.batch import checksum
-from tst_data.dataset import Dataset
+from tst_data.dataset.reader import Dataset
+from tst_data.dataset.writer import write_dataset
 from tst_data.errors import ForeignDataError, InvalidInputError, NotFoundError
 from tst_data.plan_report import report_plan
 from tst_data.run import parse_run
-from tst_data.writer import write_dataset
 
 THREE_PHASES = [
     {"bag_size": 4, "steps": 5},

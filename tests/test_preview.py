@@ -8,12 +8,12 @@ import pytest
 from conftest import MakeRun
 
 from tst_data import Plan, load_run
-from tst_data.dataset import Dataset
+from tst_data.dataset.manifest import TokenizerDescription
+from tst_data.dataset.reader import Dataset
+from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import NotFoundError
-from tst_data.manifest import TokenizerDescription
 from tst_data.preview import preview_sequence, sequence_documents
 from tst_data.tokenizer.loading import TOKENIZER_FILES, load_tokenizer
-from tst_data.writer import DatasetWriter
 
 TEXTS = [f"Document {number}: {'lorem ipsum ' * (number % 7)}" for number in range(120)]
 END = "<|endoftext|>"

@@ -10,7 +10,7 @@ from conftest import MakeRun
 
 from tst_data.cli import app
 from tst_data.command_line import run_app
-from tst_data.dataset import Dataset
+from tst_data.dataset.reader import Dataset
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:

@@ -21,7 +21,7 @@ from serving import Answer, Server, eventually, running, write_big_run
 
 from tst_data import Plan, load_run
 from tst_data.contract.wire import CONTENT_TYPE, decode
-from tst_data.dataset import Dataset
+from tst_data.dataset.reader import Dataset
 
 BATCHES = "/v1/runs/test/batches"
 

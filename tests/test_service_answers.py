@@ -11,8 +11,8 @@ from conftest import MakeRun
 from service.answers import matches
 from tst_data import Plan, load_run
 from tst_data.contract.wire import encode, encode_parts
-from tst_data.dataset import Dataset
-from tst_data.writer import write_dataset
+from tst_data.dataset.reader import Dataset
+from tst_data.dataset.writer import write_dataset
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from conftest import MakeRun
 from serving import Server, command_line, eventually, running, write_big_run
 
 from tst_data.contract.wire import decode
-from tst_data.dataset import Dataset
+from tst_data.dataset.reader import Dataset
 
 BATCHES = "/v1/runs/test/batches"
 

@@ -16,7 +16,7 @@ from serving import refused, running
 from service.problems import problem_of
 from service.registry import Registry, run_files
 from service.settings import ServerSettings
-from tst_data.dataset import Dataset
+from tst_data.dataset.reader import Dataset
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError
 
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tst_data.shard_table as module
+import tst_data.dataset.shard_table as module
+from tst_data.dataset.shard_table import ShardRecord, ShardTable, write_shard_table
 from tst_data.errors import DamagedDataError
-from tst_data.shard_table import ShardRecord, ShardTable, write_shard_table
 
 
 def record(shard: int) -> ShardRecord:

@@ -30,11 +30,11 @@ from trainer_client.train import Trainer, TrainReport, counted_tokens
 from trainer_client.train_cli import app
 from trainer_client.train_config import TrainConfig, load_train_config
 from tst_data.command_line import run_app
-from tst_data.dataset import Dataset
+from tst_data.dataset.reader import Dataset
+from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError, TSTError
 from tst_data.plan import Plan
 from tst_data.run import load_run
-from tst_data.writer import write_dataset
 
 transformers = import_transformers()
 

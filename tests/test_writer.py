@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tst_data.dataset import open_dataset
+from tst_data.dataset.journal import Journal
+from tst_data.dataset.manifest import JOURNAL_NAME, TokenizerDescription
+from tst_data.dataset.reader import open_dataset
+from tst_data.dataset.writer import DatasetWriter, default_shard_tokens, write_dataset
 from tst_data.errors import DamagedDataError, InvalidInputError
-from tst_data.journal import Journal
-from tst_data.manifest import JOURNAL_NAME, TokenizerDescription
-from tst_data.writer import DatasetWriter, default_shard_tokens, write_dataset
 
 END = 99
 TOKENIZER = TokenizerDescription(name="test", kind="ids", hash="00")
@@ -110,7 +110,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, call: int, 
 def test_killed_at_every_commit_the_dataset_is_bit_identical(
     undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
 ) -> None:
-    import tst_data.writer as module
+    import tst_data.dataset.writer as module
 
     target = Journal if step == "append" else module
     for call in range(1, 100):

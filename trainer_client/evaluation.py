@@ -21,7 +21,7 @@ __all__ = ["Evaluation", "held_out_windows"]
 
 def held_out_windows(config: EvaluationConfig, description: RunDescription) -> np.ndarray:
     """The windows (n, L + 1) to evaluate on. Raises InvalidInputError where the dataset does not fit the run."""
-    from tst_data.dataset import open_dataset
+    from tst_data.dataset.reader import open_dataset
 
     L = config.sequence_length or max(phase.sequence_length for phase in description.phases)
     with open_dataset(config.dataset) as dataset:

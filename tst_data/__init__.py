@@ -3,7 +3,7 @@
 Importing this package is cheap: no torch, no `streaming`, no `datasets`; they are loaded where they are used.
 """
 
-from tst_data.dataset import Dataset, open_dataset
+from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.plan import Plan
 from tst_data.run import Run, load_run
 

@@ -25,10 +25,10 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
 from tst_data.convert_output import END, Output, Place
-from tst_data.dataset import open_dataset
+from tst_data.dataset.manifest import Manifest, dtype_for, load_manifest
+from tst_data.dataset.reader import open_dataset
 from tst_data.encoding import BATCH_BYTES, EncodingPool
 from tst_data.errors import InvalidInputError, NotFoundError
-from tst_data.manifest import Manifest, dtype_for, load_manifest
 from tst_data.sources.document import ReadOptions, SourceDocument
 from tst_data.sources.parts import SourcePart, find_sources, sources_digest
 from tst_data.staging import Staging, is_finished, is_vacant, staging_folder

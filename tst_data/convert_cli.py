@@ -13,8 +13,8 @@ import typer
 from tst_data.command_line import print_json
 from tst_data.convert import Conversion, ConversionReport, convert
 from tst_data.convert_progress import ConversionDisplay, verify_progress
-from tst_data.dataset import Dataset, open_dataset
-from tst_data.documents import Document
+from tst_data.dataset.document_index import Document
+from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.errors import InvalidInputError
 from tst_data.stores.destination import local_destination
 

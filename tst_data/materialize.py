@@ -20,9 +20,11 @@ import xxhash
 from pydantic import BaseModel, ValidationError
 
 from tst_data.contract.description import PhaseDescription, RunDescription
+from tst_data.dataset.manifest import INDEX_NAME, shard_file_name
+from tst_data.dataset.mds import FixedSampleEncoder, index_chunks
+from tst_data.dataset.shard_table import PIECE_BYTES
 from tst_data.errors import ForeignDataError, InvalidInputError
 from tst_data.files import TEMPORARY_SUFFIX, sync_folder, write_atomically, write_file_atomically
-from tst_data.manifest import INDEX_NAME, shard_file_name
 from tst_data.materialized_format import (
     COLUMNS,
     FORMAT_VERSION,
@@ -31,9 +33,7 @@ from tst_data.materialized_format import (
     MaterializedShard,
     row_dtype,
 )
-from tst_data.mds import FixedSampleEncoder, index_chunks
 from tst_data.plan import Plan
-from tst_data.shard_table import PIECE_BYTES
 
 __all__ = ["SHARD_BYTES", "materialize"]
 

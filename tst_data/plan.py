@@ -13,9 +13,9 @@ import numpy as np
 
 from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
 from tst_data.contract.description import PhaseDescription, RunDescription
-from tst_data.dataset import Dataset, open_dataset
+from tst_data.dataset.manifest import Manifest
+from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.errors import ForeignDataError, InvalidInputError
-from tst_data.manifest import Manifest
 from tst_data.permutation import ORDER_VERSION
 from tst_data.run import Run, RunSpecification
 from tst_data.schedule import Schedule, Windows, share_of_rank

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_data.dataset import Dataset, open_dataset
+from tst_data.dataset.reader import Dataset, open_dataset
 
 __all__ = ["held_out_windows", "window_losses"]
 

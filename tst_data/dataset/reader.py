@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import xxhash
 
-from tst_data.documents import Document, DocumentIndex, read_document_file
+from tst_data.dataset.document_index import Document, DocumentIndex, read_document_file
+from tst_data.dataset.manifest import SHARD_TABLE_NAME, Manifest, dataset_fingerprint, load_manifest
+from tst_data.dataset.shard_reader import MapCache, ShardFiles, default_map_cache
+from tst_data.dataset.shard_table import PIECE_BYTES, ShardTable
 from tst_data.errors import DamagedDataError, InvalidInputError
 from tst_data.files import hash_file
-from tst_data.manifest import SHARD_TABLE_NAME, Manifest, dataset_fingerprint, load_manifest
-from tst_data.shard_table import PIECE_BYTES, ShardTable
-from tst_data.shards import MapCache, ShardFiles, default_map_cache
 
 if TYPE_CHECKING:
     from tst_data.tokenizer.loading import Tokenizer

@@ -25,8 +25,8 @@ from typing import Protocol
 import numpy as np
 import xxhash
 
+from tst_data.dataset.shard_table import PIECE_BYTES
 from tst_data.errors import DamagedDataError
-from tst_data.shard_table import PIECE_BYTES
 
 __all__ = ["MapCache", "ShardFiles", "ShardList", "default_map_cache"]
 

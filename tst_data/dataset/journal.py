@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from tst_data.dataset.manifest import JOURNAL_NAME
+from tst_data.dataset.shard_table import ShardRecord
 from tst_data.errors import DamagedDataError, InvalidInputError
 from tst_data.files import sync_folder
-from tst_data.manifest import JOURNAL_NAME
-from tst_data.shard_table import ShardRecord
 
 __all__ = ["Journal", "JournalEntry"]
 

@@ -20,12 +20,9 @@ from typing import Any, Self
 import numpy as np
 import xxhash
 
-from tst_data.dataset import Dataset, open_dataset
-from tst_data.documents import DocumentColumns, Stretch, parquet_bytes
-from tst_data.errors import InvalidInputError
-from tst_data.files import TEMPORARY_SUFFIX, hash_bytes, hash_file, write_atomically, write_file_atomically
-from tst_data.journal import Journal, JournalEntry
-from tst_data.manifest import (
+from tst_data.dataset.document_index import DocumentColumns, Stretch, parquet_bytes
+from tst_data.dataset.journal import Journal, JournalEntry
+from tst_data.dataset.manifest import (
     DOCUMENTS_FOLDER,
     FORMAT_VERSION,
     INDEX_NAME,
@@ -41,8 +38,11 @@ from tst_data.manifest import (
     shard_file_name,
     write_manifest,
 )
-from tst_data.mds import ShardEncoder, index_chunks
-from tst_data.shard_table import PIECE_BYTES, ShardRecord, ShardTable, write_shard_table
+from tst_data.dataset.mds import ShardEncoder, index_chunks
+from tst_data.dataset.reader import Dataset, open_dataset
+from tst_data.dataset.shard_table import PIECE_BYTES, ShardRecord, ShardTable, write_shard_table
+from tst_data.errors import InvalidInputError
+from tst_data.files import TEMPORARY_SUFFIX, hash_bytes, hash_file, write_atomically, write_file_atomically
 
 __all__ = ["DEFAULT_SAMPLE_TOKENS", "DatasetWriter", "ResumePoint", "default_shard_tokens", "write_dataset"]
 

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tst_data.dataset.manifest import SHARD_TABLE_NAME
 from tst_data.errors import DamagedDataError
 from tst_data.files import write_file_atomically
-from tst_data.manifest import SHARD_TABLE_NAME
 
 __all__ = ["PIECE_BYTES", "ShardRecord", "ShardTable", "write_shard_table"]
 
