@@ -25,13 +25,13 @@ import pytest
 
 from tst_data.cli import app
 from tst_data.command_line import run_app
-from tst_data.convert import ConversionProgress, in_validation
+from tst_data.conversion.encode_worker import write_frame
+from tst_data.conversion.local_engine import EncodingPool
+from tst_data.conversion.pipeline import ConversionProgress, in_validation
 from tst_data.convert_cli import parse_share
 from tst_data.convert_progress import describe, seconds_left
 from tst_data.dataset.reader import open_dataset
 from tst_data.dataset.writer import DatasetWriter
-from tst_data.encode_worker import write_frame
-from tst_data.encoding import EncodingPool
 from tst_data.errors import InvalidInputError, TSTError
 from tst_data.tokenizer.loading import ByteTokenizer
 
@@ -153,7 +153,7 @@ def test_every_document_is_closed_by_end_of_text_in_the_order_of_the_sources(
 def test_the_result_does_not_depend_on_the_number_of_workers(
     tmp_path: Path, corpus: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch, tokenizer: str
 ) -> None:
-    monkeypatch.setattr("tst_data.convert.BATCH_BYTES", 2000)
+    monkeypatch.setattr("tst_data.conversion.pipeline.BATCH_BYTES", 2000)
     options = ("--tokenizer", tokenizer, "--validation", "10%", "--shard-tokens", 4096)
     for workers in (1, 3):
         assert convert(corpus, *options, "--workers", workers, tmp_path / f"{workers}").code == 0
@@ -263,7 +263,7 @@ def test_an_interrupted_conversion_is_not_mixed_with_another(
 ) -> None:
     out, staging = tmp_path / "out", tmp_path / ".out.converting"
     with monkeypatch.context() as patch:
-        patch.setattr("tst_data.convert_output.DatasetWriter.finish", interrupt)
+        patch.setattr("tst_data.conversion.output.DatasetWriter.finish", interrupt)
         outcome = convert(corpus, "--shard-tokens", 4096, out)
         assert outcome.code == 130
         assert "give the same command again" in outcome.errors
@@ -319,7 +319,7 @@ def test_an_end_that_was_cut_short_is_taken_up(
         if step == "write_manifest":
             patch.setattr("tst_data.dataset.writer.write_manifest", interrupt)
         elif step == "remove":
-            patch.setattr("tst_data.staging.Staging.remove", interrupt)
+            patch.setattr("tst_data.conversion.staging.Staging.remove", interrupt)
         else:
             rename, calls = os.rename, []
 
@@ -329,7 +329,7 @@ def test_an_end_that_was_cut_short_is_taken_up(
                     raise KeyboardInterrupt
                 rename(*paths)
 
-            patch.setattr("tst_data.staging.os.rename", rename_once)
+            patch.setattr("tst_data.conversion.staging.os.rename", rename_once)
         assert convert(corpus, *options, out).code == 130
     assert convert(corpus, *options, out).code == 0
     assert hashes_of(out) == hashes_of(tmp_path / "whole")
@@ -487,7 +487,7 @@ def test_a_worker_that_fails_ends_with_its_own_error(tmp_path: Path) -> None:
     """Python must not abort because a thread still waits for stdin."""
     ByteTokenizer().save(tmp_path)
     program = (
-        "import sys\nfrom tst_data import encode_worker\n"
+        "import sys\nfrom tst_data.conversion import encode_worker\n"
         "encode_worker.pack = lambda *arguments: exec('raise MemoryError(\"all of it\")')\n"
         "encode_worker.main()\n"
     )
@@ -517,8 +517,8 @@ def test_no_import_is_under_way_when_a_conversion_ends(
         time.sleep(0.5)
         raise RuntimeError("can't register atexit after shutdown")
 
-    monkeypatch.setattr("tst_data.convert.BATCH_BYTES", 100)
-    monkeypatch.setattr("tst_data.convert.import_streaming", slow_import)
+    monkeypatch.setattr("tst_data.conversion.pipeline.BATCH_BYTES", 100)
+    monkeypatch.setattr("tst_data.conversion.pipeline.import_streaming", slow_import)
     source = write_texts(tmp_path / "a.jsonl", [f"document {number}" for number in range(60)])
     check_refused(convert(source, "--validation", "1e-9", tmp_path / "out"), r"leaves no document for validation")
     assert importing
@@ -542,7 +542,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     ByteTokenizer().save(tmp_path)
     program = (
         "import sys, time; from pathlib import Path; from types import SimpleNamespace\n"
-        "from tst_data.encoding import EncodingPool\n"
+        "from tst_data.conversion.local_engine import EncodingPool\n"
         "pool = EncodingPool(Path(sys.argv[1]), 'uint16', 2)\n"
         "next(pool.encode(SimpleNamespace(texts=[b'x'], place=str) for _ in range(20)))\n"
         "print(*[worker.pid for worker in pool._workers], flush=True)\n"

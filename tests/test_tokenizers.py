@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tst_data.encode_worker import pack
+from tst_data.conversion.encode_worker import pack
 from tst_data.errors import InvalidInputError, NotFoundError, UnavailableError
 from tst_data.tokenizer import training as tokenizer_training
 from tst_data.tokenizer.loading import (

@@ -1,6 +1,6 @@
 """The worker process of a conversion: texts in on stdin, token ids out on stdout, until stdin ends.
 
-A process of its own, started as `python -m tst_data.encode_worker FOLDER DTYPE`, and plain pipes instead of
+A process of its own, started as `python -m tst_data.conversion.encode_worker FOLDER DTYPE`, and plain pipes instead of
 `multiprocessing`: the caller's main module is not imported again, nothing is pickled, and when the parent dies,
 `kill -9` included, stdin ends and the worker with it. A thread reads ahead, so that it ends even while it encodes,
 and the next texts are there when the last ones are done.

@@ -24,14 +24,14 @@ import numpy as np
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
-from tst_data.convert_output import END, Output, Place
+from tst_data.conversion.local_engine import BATCH_BYTES, EncodingPool
+from tst_data.conversion.output import END, Output, Place
+from tst_data.conversion.staging import Staging, is_finished, is_vacant, staging_folder
 from tst_data.dataset.manifest import Manifest, dtype_for, load_manifest
 from tst_data.dataset.reader import open_dataset
-from tst_data.encoding import BATCH_BYTES, EncodingPool
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.sources.document import ReadOptions, SourceDocument
 from tst_data.sources.parts import SourcePart, find_sources, sources_digest
-from tst_data.staging import Staging, is_finished, is_vacant, staging_folder
 from tst_data.stores.destination import refuse_inside_sources, writing_to
 from tst_data.streaming_compat import import_streaming
 from tst_data.tokenizer.loading import Tokenizer, load_saved_tokenizer, load_tokenizer, split_training_size

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pyarrow.parquet as pq
 
+from tst_data.conversion.staging import is_finished
 from tst_data.dataset.manifest import TokenizerDescription, document_file_name, load_manifest
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError
 from tst_data.sources.document import SourceDocument
-from tst_data.staging import is_finished
 from tst_data.tokenizer.loading import TOKENIZER_FILES, Tokenizer
 
 __all__ = ["END", "Output", "Place"]

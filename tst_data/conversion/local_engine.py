@@ -22,7 +22,7 @@ from typing import BinaryIO, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
-from tst_data.encode_worker import Failure, read_frame, write_frame
+from tst_data.conversion.encode_worker import Failure, read_frame, write_frame
 from tst_data.errors import InvalidInputError, TSTError
 
 __all__ = ["BATCH_BYTES", "EncodingPool"]
@@ -49,7 +49,7 @@ class EncodingPool:
     """`num_workers` processes with the tokenizer saved in `tokenizer_folder`, started when first needed."""
 
     def __init__(self, tokenizer_folder: Path, dtype: str, num_workers: int) -> None:
-        self._command = [sys.executable, "-m", "tst_data.encode_worker", str(tokenizer_folder), dtype]
+        self._command = [sys.executable, "-m", "tst_data.conversion.encode_worker", str(tokenizer_folder), dtype]
         self._dtype = np.dtype(dtype)
         self._num_workers = num_workers
         self._workers: list[subprocess.Popen[bytes]] = []
@@ -95,7 +95,7 @@ class EncodingPool:
     def _start(self) -> None:
         if self._workers:
             return
-        search_path = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+        search_path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
