@@ -24,7 +24,10 @@ def loaded_by(statement: str) -> set[str]:
     ("statement", "unwanted"),
     [
         ("import tst_data", HEAVY | {"torch", "fastapi"}),
-        ("import tst_data.contract.wire, tst_data.plan, tst_data.run, tst_data.materialized", HEAVY | {"torch"}),
+        (
+            "import tst_data.contract.wire, tst_data.plan, tst_data.run.specification, tst_data.materialized",
+            HEAVY | {"torch"},
+        ),
         ("import trainer_client", HEAVY | {"fastapi"}),
         ("import tst_data.cli", HEAVY | {"torch", "fastapi"}),
         ("import service.cli", HEAVY | {"torch"}),

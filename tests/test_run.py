@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tst_data.errors import InvalidInputError, NotFoundError
-from tst_data.run import RunSpecification, load_run, parse_run
+from tst_data.run.specification import RunSpecification, load_run, parse_run
 
 TEXT = """\
 name: wiki-s4

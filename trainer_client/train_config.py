@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trainer_client.slot_weights import normalised_slot_weights
 from tst_data.errors import InvalidInputError, NotFoundError, validation_message
-from tst_data.run import load_yaml
+from tst_data.run.specification import load_yaml
 
 __all__ = ["CheckpointConfig", "EvaluationConfig", "TrainConfig", "load_train_config"]
 

@@ -17,7 +17,7 @@ from tst_data.dataset.manifest import Manifest
 from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.errors import ForeignDataError, InvalidInputError
 from tst_data.permutation import ORDER_VERSION
-from tst_data.run import Run, RunSpecification
+from tst_data.run.specification import Run, RunSpecification
 from tst_data.schedule import Schedule, Windows, share_of_rank
 
 __all__ = ["Plan"]

@@ -18,7 +18,7 @@ from tst_data.errors import InvalidInputError
 from tst_data.plan import Plan
 from tst_data.plan_report import PlanReport, report_plan
 from tst_data.preview import Preview, preview_sequence
-from tst_data.run import load_run
+from tst_data.run.specification import load_run
 from tst_data.stores.destination import local_destination, writing_to
 
 __all__ = ["register"]

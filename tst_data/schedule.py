@@ -16,7 +16,7 @@ from tst_data.contract.description import PhaseDescription, phase_of_step
 from tst_data.errors import InvalidInputError
 from tst_data.mixture import Mixture, thousandths
 from tst_data.permutation import derive_key, permute
-from tst_data.run import RunSpecification
+from tst_data.run.specification import RunSpecification
 from tst_data.walk import DatasetOrder, PhaseWalk, Position
 
 __all__ = ["DatasetUse", "Schedule", "Windows", "share_of_rank"]

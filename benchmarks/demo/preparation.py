@@ -23,7 +23,7 @@ from benchmarks.demo.settings import BASELINE, TST, DemoSettings, Places, steps_
 from tst_data.dataset.manifest import Manifest, load_manifest
 from tst_data.plan import Plan
 from tst_data.plan_report import report_plan
-from tst_data.run import load_run
+from tst_data.run.specification import load_run
 
 __all__ = ["calibrate", "convert_corpus", "plan_runs"]
 
