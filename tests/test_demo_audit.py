@@ -16,7 +16,7 @@ from benchmarks.demo.audit import audit_run, compare_losses, repeated_tokens, st
 from benchmarks.demo.held_out import held_out_windows
 from benchmarks.demo.metrics_tail import MetricsTail
 from tst_data.dataset.writer import write_dataset
-from tst_data.plan import Plan
+from tst_data.plan.plan import Plan
 from tst_data.run.specification import load_run
 
 

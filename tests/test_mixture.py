@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tst_data.errors import InvalidInputError
-from tst_data.mixture import PATTERN_LENGTH, Mixture, thousandths
+from tst_data.plan.mixture import PATTERN_LENGTH, Mixture, thousandths
 
 
 @st.composite

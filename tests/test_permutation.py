@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tst_data.permutation import FEISTEL_MINIMUM, derive_key, permute
+from tst_data.plan.permutation import FEISTEL_MINIMUM, derive_key, permute
 
 
 def key(seed: int, **names: int):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tst_data.contract.bags import BagGeometry
 from tst_data.errors import InvalidInputError, NotFoundError
-from tst_data.mixture import thousandths
+from tst_data.plan.mixture import thousandths
+from tst_data.plan.schedule import Schedule, share_of_rank
 from tst_data.run.specification import RunSpecification
-from tst_data.schedule import Schedule, share_of_rank
 
 
 @st.composite

@@ -63,7 +63,7 @@ class RunSource(_LocalSource):
     """A run file; its datasets are read in this process."""
 
     def __init__(self, path: Path, *, pin_memory: bool) -> None:
-        from tst_data.plan import Plan
+        from tst_data.plan.plan import Plan
         from tst_data.run.specification import load_run
 
         plan = Plan(load_run(path))

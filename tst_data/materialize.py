@@ -33,7 +33,7 @@ from tst_data.materialized_format import (
     MaterializedShard,
     row_dtype,
 )
-from tst_data.plan import Plan
+from tst_data.plan.plan import Plan
 
 __all__ = ["SHARD_BYTES", "materialize"]
 

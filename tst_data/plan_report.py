@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from tst_data.contract.description import PhaseDescription
-from tst_data.plan import Plan
-from tst_data.schedule import DatasetUse
+from tst_data.plan.plan import Plan
+from tst_data.plan.schedule import DatasetUse
 
 __all__ = ["DatasetReport", "PhaseReport", "PlanReport", "report_plan"]
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tst_data.contract.bags import IGNORED, Superpose
 from tst_data.errors import NotFoundError
-from tst_data.plan import Plan
+from tst_data.plan.plan import Plan
 
 __all__ = ["BagText", "DocumentUse", "Preview", "preview_sequence", "sequence_documents"]
 

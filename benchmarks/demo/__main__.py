@@ -27,7 +27,7 @@ from benchmarks.demo.processes import Children, DemoError
 from benchmarks.demo.settings import BASELINE, FULL, QUICK, TST, DemoSettings
 from benchmarks.demo.training import Disturbance, SideBySide, Stretch, losses_of
 from tst_data.command_line import run_app
-from tst_data.plan import Plan
+from tst_data.plan.plan import Plan
 from tst_data.run.specification import load_run
 
 INTERRUPTED = 130

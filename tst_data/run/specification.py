@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tst_data.contract.bags import BagGeometry, Superpose
 from tst_data.errors import InvalidInputError, NotFoundError, validation_message
-from tst_data.mixture import thousandths
-from tst_data.permutation import ORDER_VERSION
+from tst_data.plan.mixture import thousandths
+from tst_data.plan.permutation import ORDER_VERSION
 
 __all__ = ["DatasetReference", "Phase", "Run", "RunSpecification", "load_run", "load_yaml", "parse_run"]
 

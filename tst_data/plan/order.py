@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tst_data.contract.bags import BagGeometry
-from tst_data.permutation import Key, derive_key, permute
+from tst_data.plan.permutation import Key, derive_key, permute
 
 __all__ = ["DatasetOrder", "PhaseWalk", "Pool", "Position"]
 

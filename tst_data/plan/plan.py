@@ -1,7 +1,7 @@
 """The plan: (run, step) -> windows -> superposed batch.
 
 No queue and no cursor: a batch is a pure function of the run and the step, so any replica gives the same one, in any
-order, and a trainer's whole data state is the step number. The arithmetic is in `tst_data.schedule`; this joins it
+order, and a trainer's whole data state is the step number. The arithmetic is in `tst_data.plan.schedule`; this joins it
 with the datasets on disk.
 """
 
@@ -16,9 +16,9 @@ from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.dataset.manifest import Manifest
 from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.errors import ForeignDataError, InvalidInputError
-from tst_data.permutation import ORDER_VERSION
+from tst_data.plan.permutation import ORDER_VERSION
+from tst_data.plan.schedule import Schedule, Windows, share_of_rank
 from tst_data.run.specification import Run, RunSpecification
-from tst_data.schedule import Schedule, Windows, share_of_rank
 
 __all__ = ["Plan"]
 

@@ -1,6 +1,6 @@
 """The plan without the data: from a run specification and the token counts of its shards to windows.
 
-A pure function of (specification, shard sizes, step). `tst_data.plan` joins it with datasets on disk.
+A pure function of (specification, shard sizes, step). `tst_data.plan.plan` joins it with datasets on disk.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from tst_data.contract.description import PhaseDescription, phase_of_step
 from tst_data.errors import InvalidInputError
-from tst_data.mixture import Mixture, thousandths
-from tst_data.permutation import derive_key, permute
+from tst_data.plan.mixture import Mixture, thousandths
+from tst_data.plan.order import DatasetOrder, PhaseWalk, Position
+from tst_data.plan.permutation import derive_key, permute
 from tst_data.run.specification import RunSpecification
-from tst_data.walk import DatasetOrder, PhaseWalk, Position
 
 __all__ = ["DatasetUse", "Schedule", "Windows", "share_of_rank"]
 
