@@ -13,8 +13,8 @@ from typing import Any
 
 from tst_data.contract.description import RunDescription
 from tst_data.errors import InvalidInputError, NotFoundError
+from tst_data.inspection.preview import preview_sequence, sequence_documents
 from tst_data.plan.plan import Plan
-from tst_data.preview import preview_sequence, sequence_documents
 from tst_data.run.specification import load_run
 
 __all__ = ["Registry", "ServedRun", "run_files"]

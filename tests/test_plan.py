@@ -15,7 +15,7 @@ from tst_data.contract.batch import checksum
 from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import write_dataset
 from tst_data.errors import ForeignDataError, InvalidInputError, NotFoundError
-from tst_data.plan_report import report_plan
+from tst_data.inspection.plan_report import report_plan
 from tst_data.run.specification import parse_run
 
 THREE_PHASES = [

@@ -21,8 +21,8 @@ from benchmarks.demo.processes import Child, Children, DemoError, all_ended
 from benchmarks.demo.serving import start_server
 from benchmarks.demo.settings import BASELINE, TST, DemoSettings, Places, steps_within, write_files
 from tst_data.dataset.manifest import Manifest, load_manifest
+from tst_data.inspection.plan_report import report_plan
 from tst_data.plan.plan import Plan
-from tst_data.plan_report import report_plan
 from tst_data.run.specification import load_run
 
 __all__ = ["calibrate", "convert_corpus", "plan_runs"]
