@@ -13,11 +13,11 @@ import pytest
 from conftest import MakeRun
 
 from tst_data import Plan, load_run
-from tst_data import materialize as module
 from tst_data.dataset.reader import Dataset
 from tst_data.errors import ForeignDataError, InvalidInputError
-from tst_data.materialize import materialize
-from tst_data.materialized import open_materialized
+from tst_data.materialized import writer as module
+from tst_data.materialized.reader import open_materialized
+from tst_data.materialized.writer import materialize
 from tst_data.streaming_compat import import_streaming
 
 PHASES = [

@@ -17,8 +17,8 @@ import pytest
 
 from tst_data import Dataset, Plan, load_run
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
-from tst_data.materialize import materialize
-from tst_data.materialized import open_materialized
+from tst_data.materialized.reader import open_materialized
+from tst_data.materialized.writer import materialize
 
 PHASES = [
     {"bag_size": 4, "steps": 3},
@@ -155,7 +155,7 @@ def test_a_folder_without_run_json_is_refused(tmp_path: Path) -> None:
 
 def test_reading_needs_no_streaming(folder: Path) -> None:
     code = (
-        "import sys; from tst_data.materialized import open_materialized\n"
+        "import sys; from tst_data.materialized.reader import open_materialized\n"
         "open_materialized(sys.argv[1]).read_batch(0)\n"
         "print([name for name in ('streaming', 'torch', 'datasets') if name in sys.modules])"
     )

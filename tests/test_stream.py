@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from trainer_client import Batch, BatchStream
 from tst_data import Dataset, Plan, load_run
 from tst_data.errors import ForeignDataError, InvalidInputError, NotFoundError, TSTError
-from tst_data.materialize import materialize
+from tst_data.materialized.writer import materialize
 
 BATCH_SIZE = 12
 PHASES = [

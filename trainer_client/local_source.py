@@ -74,7 +74,7 @@ class FolderSource(_LocalSource):
     """A folder that `tst-data materialize` made."""
 
     def __init__(self, path: Path, *, pin_memory: bool) -> None:
-        from tst_data.materialized import open_materialized
+        from tst_data.materialized.reader import open_materialized
 
         folder = open_materialized(path)
         super().__init__(str(path), folder.description, folder, pin_memory)

@@ -166,7 +166,7 @@ def materialize(
     The same command after an interruption goes on where it stopped.
     Example: tst-data materialize wiki.yaml --out ./wiki-bagged
     """
-    from tst_data.materialize import materialize as write
+    from tst_data.materialized.writer import materialize as write
 
     began = time.monotonic()
     destination = local_destination(out)
