@@ -25,11 +25,11 @@ import pytest
 
 from tst_data.cli import app
 from tst_data.command_line import run_app
+from tst_data.commands.convert import parse_share
+from tst_data.commands.progress import describe, seconds_left
 from tst_data.conversion.encode_worker import write_frame
 from tst_data.conversion.local_engine import EncodingPool
 from tst_data.conversion.pipeline import ConversionProgress, in_validation
-from tst_data.convert_cli import parse_share
-from tst_data.convert_progress import describe, seconds_left
 from tst_data.dataset.reader import open_dataset
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError, TSTError

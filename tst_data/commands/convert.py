@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from tst_data.command_line import print_json
+from tst_data.commands.progress import ConversionDisplay, verify_progress
 from tst_data.conversion.pipeline import Conversion, ConversionReport, convert
-from tst_data.convert_progress import ConversionDisplay, verify_progress
 from tst_data.dataset.document_index import Document
 from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.errors import InvalidInputError
