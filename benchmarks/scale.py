@@ -33,7 +33,7 @@ from tst_data.dataset.manifest import (
     write_manifest,
 )
 from tst_data.dataset.shard_table import PIECE_BYTES, ShardRecord, ShardTable, write_shard_table
-from tst_data.files import hash_file
+from tst_data.durable_files import hash_file
 
 HEADER_BYTES = 20_000
 SAMPLE_TOKENS = 4096

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from tst_data.files import hash_bytes, hash_file, write_atomically, write_file_atomically
+from tst_data.durable_files import hash_bytes, hash_file, write_atomically, write_file_atomically
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tst_data.durable_files import TEMPORARY_SUFFIX, sync_folder
 from tst_data.errors import DamagedDataError, InvalidInputError
-from tst_data.files import TEMPORARY_SUFFIX, sync_folder
 
 __all__ = ["Checkpoint", "Checkpoints", "Position", "replace_folder"]
 

@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tst_data.durable_files import write_atomically
 from tst_data.errors import DamagedDataError
-from tst_data.files import write_atomically
 
 __all__ = ["MetricsLog", "keep_until", "read_metrics"]
 

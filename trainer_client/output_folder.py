@@ -19,8 +19,8 @@ from typing import BinaryIO
 
 from trainer_client.checkpoint import Checkpoints
 from trainer_client.metrics import FILE_NAME as METRICS
+from tst_data.durable_files import TEMPORARY_SUFFIX
 from tst_data.errors import ForeignDataError, InvalidInputError
-from tst_data.files import TEMPORARY_SUFFIX
 
 __all__ = ["REPORT", "OutputFolder"]
 

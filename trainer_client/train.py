@@ -38,8 +38,8 @@ from trainer_client.stopping import StoppedError, StopRequest, WaitingEndedError
 from trainer_client.stream import BatchStream
 from trainer_client.train_config import TrainConfig
 from tst_data.contract.description import PhaseDescription, RunDescription
+from tst_data.durable_files import TEMPORARY_SUFFIX, write_atomically
 from tst_data.errors import DamagedDataError, InvalidInputError, TSTError
-from tst_data.files import TEMPORARY_SUFFIX, write_atomically
 
 __all__ = ["TrainReport", "Trainer", "counted_tokens"]
 

@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from tst_data.dataset.manifest import JOURNAL_NAME, MANIFEST_HASH_NAME, load_manifest
+from tst_data.durable_files import sync_folder, write_atomically
 from tst_data.errors import InvalidInputError
-from tst_data.files import sync_folder, write_atomically
 
 __all__ = ["Staging", "is_finished", "is_vacant", "staging_folder"]
 

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from tst_data.dataset.manifest import document_file_name
 from tst_data.dataset.shard_table import ShardTable
+from tst_data.durable_files import hash_bytes
 from tst_data.errors import DamagedDataError
-from tst_data.files import hash_bytes
 
 __all__ = ["Document", "DocumentColumns", "DocumentIndex", "Stretch", "parquet_bytes", "read_document_file"]
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from tst_data.dataset.manifest import JOURNAL_NAME
 from tst_data.dataset.shard_table import ShardRecord
+from tst_data.durable_files import sync_folder
 from tst_data.errors import DamagedDataError, InvalidInputError
-from tst_data.files import sync_folder
 
 __all__ = ["Journal", "JournalEntry"]
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tst_data.durable_files import write_atomically
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, validation_message
-from tst_data.files import write_atomically
 
 __all__ = [
     "DOCUMENTS_FOLDER",

@@ -23,8 +23,8 @@ from tst_data.dataset.document_index import Document, DocumentIndex, read_docume
 from tst_data.dataset.manifest import SHARD_TABLE_NAME, Manifest, dataset_fingerprint, load_manifest
 from tst_data.dataset.shard_reader import MapCache, ShardFiles, default_map_cache
 from tst_data.dataset.shard_table import PIECE_BYTES, ShardTable
+from tst_data.durable_files import hash_file
 from tst_data.errors import DamagedDataError, InvalidInputError
-from tst_data.files import hash_file
 
 if TYPE_CHECKING:
     from tst_data.tokenizer.loading import Tokenizer

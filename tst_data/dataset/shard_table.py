@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tst_data.dataset.manifest import SHARD_TABLE_NAME
+from tst_data.durable_files import write_file_atomically
 from tst_data.errors import DamagedDataError
-from tst_data.files import write_file_atomically
 
 __all__ = ["PIECE_BYTES", "ShardRecord", "ShardTable", "write_shard_table"]
 

@@ -41,8 +41,8 @@ from tst_data.dataset.manifest import (
 from tst_data.dataset.mds import ShardEncoder, index_chunks
 from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.dataset.shard_table import PIECE_BYTES, ShardRecord, ShardTable, write_shard_table
+from tst_data.durable_files import TEMPORARY_SUFFIX, hash_bytes, hash_file, write_atomically, write_file_atomically
 from tst_data.errors import InvalidInputError
-from tst_data.files import TEMPORARY_SUFFIX, hash_bytes, hash_file, write_atomically, write_file_atomically
 
 __all__ = ["DEFAULT_SAMPLE_TOKENS", "DatasetWriter", "ResumePoint", "default_shard_tokens", "write_dataset"]
 

@@ -23,8 +23,8 @@ from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.dataset.manifest import INDEX_NAME, shard_file_name
 from tst_data.dataset.mds import FixedSampleEncoder, index_chunks
 from tst_data.dataset.shard_table import PIECE_BYTES
+from tst_data.durable_files import TEMPORARY_SUFFIX, sync_folder, write_atomically, write_file_atomically
 from tst_data.errors import ForeignDataError, InvalidInputError
-from tst_data.files import TEMPORARY_SUFFIX, sync_folder, write_atomically, write_file_atomically
 from tst_data.materialized.layout import (
     COLUMNS,
     FORMAT_VERSION,

@@ -316,6 +316,6 @@ def _read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    from tst_data.files import write_atomically
+    from tst_data.durable_files import write_atomically
 
     write_atomically(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode(errors="surrogatepass"))
