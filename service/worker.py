@@ -18,11 +18,11 @@ from multiprocessing.connection import Connection
 
 import uvicorn
 
-from service.app import create_app
+from service.api.app import create_app
+from service.api.http_protocol import ProblemProtocol
 from service.logs import configure_logs
 from service.memory import keep_freed_memory
 from service.metrics import FOLDER_VARIABLE
-from service.protocol import ProblemProtocol
 from service.settings import ServerSettings
 from tst_data.errors import TSTError
 

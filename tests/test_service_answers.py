@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import MakeRun
 
-from service.answers import matches
+from service.api.responses import matches
 from tst_data import Plan, load_run
 from tst_data.contract.wire import encode, encode_parts
 from tst_data.dataset.reader import Dataset

@@ -13,7 +13,7 @@ import pytest
 from conftest import MakeRun
 from serving import refused, running
 
-from service.problems import problem_of
+from service.api.problems import problem_of
 from service.registry import Registry, run_files
 from service.settings import ServerSettings
 from tst_data.dataset.reader import Dataset

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from service.gate import Gate
+from service.api.admission import Gate
 from service.metrics import Metrics
 from service.registry import ServedRun
 from tst_data.contract import wire

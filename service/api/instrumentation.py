@@ -12,9 +12,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.problems import problem_of
 from service.logs import logger
 from service.metrics import Metrics
-from service.problems import problem_of
 from service.registry import Registry
 
 __all__ = ["Observer"]

@@ -19,13 +19,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import page
-from service.answers import BatchAnswer, GatedJSON
-from service.gate import Gate
+from service.api.admission import Gate
+from service.api.instrumentation import Observer
+from service.api.openapi import describe
+from service.api.parameters import BatchParameters, RunName, SequenceParameters, Step, StrictQuery
+from service.api.problems import NotReadyError, problem_of
+from service.api.responses import BatchAnswer, GatedJSON
 from service.metrics import CONTENT_TYPE, Metrics
-from service.observer import Observer
-from service.openapi import describe
-from service.parameters import BatchParameters, RunName, SequenceParameters, Step, StrictQuery
-from service.problems import NotReadyError, problem_of
 from service.registry import Registry
 from service.settings import ServerSettings
 from tst_data.contract.description import RunDescription

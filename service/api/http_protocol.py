@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.problems import problem_response
+from service.api.problems import problem_response
 
 __all__ = ["ProblemProtocol"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.problems import CONTENT_TYPE, Problem
+from service.api.problems import CONTENT_TYPE, Problem
 from tst_data.contract import wire
 
 __all__ = ["describe"]
