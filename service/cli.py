@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from service.listening import listen, url_of
 from service.logs import configure_logs
 from service.metrics import FOLDER_VARIABLE, metrics_folder
+from service.processes.listener import listen, url_of
+from service.processes.supervisor import Supervisor
 from service.registry import Registry
 from service.settings import ServerSettings
-from service.supervisor import Supervisor
 from tst_data.command_line import run_app
 from tst_data.errors import InvalidInputError, validation_message
 

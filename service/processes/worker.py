@@ -21,8 +21,8 @@ import uvicorn
 from service.api.app import create_app
 from service.api.http_protocol import ProblemProtocol
 from service.logs import configure_logs
-from service.memory import keep_freed_memory
 from service.metrics import FOLDER_VARIABLE
+from service.processes.malloc import keep_freed_memory
 from service.settings import ServerSettings
 from tst_data.errors import TSTError
 

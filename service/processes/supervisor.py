@@ -22,8 +22,8 @@ from multiprocessing.context import SpawnProcess
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.logs import logger
+from service.processes.worker import serve
 from service.settings import ServerSettings
-from service.worker import serve
 from tst_data.errors import UnavailableError
 
 __all__ = ["Supervisor"]
