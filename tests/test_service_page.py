@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from serving import Server, running
 
-from service.page import content_security_policy
+from service.page.page import content_security_policy
 
 MARKUP = "<img src=x onerror='document.title=\"hacked\"'><script>document.title = 'hacked'</script> & plain text. "
 PROSE = "A bag holds several tokens that are read at one position, and the next bag is what that position predicts. "

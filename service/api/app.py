@@ -18,7 +18,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import page
 from service.api.admission import Gate
 from service.api.instrumentation import Observer
 from service.api.openapi import describe
@@ -26,6 +25,7 @@ from service.api.parameters import BatchParameters, RunName, SequenceParameters,
 from service.api.problems import NotReadyError, problem_of
 from service.api.responses import BatchAnswer, GatedJSON
 from service.metrics import CONTENT_TYPE, Metrics
+from service.page import page
 from service.registry import Registry
 from service.settings import ServerSettings
 from tst_data.contract.description import RunDescription

@@ -19,7 +19,7 @@ __all__ = ["add"]
 
 def add(app: FastAPI) -> None:
     """Add the page's route."""
-    html = resources.files("service").joinpath("page.html").read_text(encoding="utf-8")
+    html = resources.files("service.page").joinpath("page.html").read_text(encoding="utf-8")
     headers = {
         "content-security-policy": content_security_policy(html),
         "cache-control": "no-cache",
