@@ -35,8 +35,9 @@ from fault_server import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainer_client import BatchStream, http_answers
-from trainer_client.http_source import NUM_DAMAGED_TRIES
+from trainer_client import BatchStream
+from trainer_client.stream import http_responses as http_answers
+from trainer_client.stream.http_source import NUM_DAMAGED_TRIES
 from tst_data import Dataset, Plan, load_run
 from tst_data.contract import wire
 from tst_data.errors import (

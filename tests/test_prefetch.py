@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer_client.prefetch import Prefetcher
+from trainer_client.stream.prefetch import Prefetcher
 from tst_data.errors import InvalidInputError
 
 END = 30

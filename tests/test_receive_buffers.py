@@ -10,7 +10,7 @@ import gc
 import pytest
 import torch
 
-from trainer_client.receive_buffers import MAX_FREE_BLOCKS, ReceiveBuffers
+from trainer_client.stream.receive_buffers import MAX_FREE_BLOCKS, ReceiveBuffers
 
 
 def address(tensor: torch.Tensor) -> int:

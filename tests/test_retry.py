@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from trainer_client.retry import LARGEST_SECONDS, retrying
+from trainer_client.stream.retry import LARGEST_SECONDS, retrying
 
 
 class BusyError(Exception):

@@ -25,7 +25,7 @@ from trainer_client.metrics import keep_until, read_metrics
 from trainer_client.model import SuperposedLM
 from trainer_client.optimization import Optimization
 from trainer_client.stopping import StoppedError
-from trainer_client.stream import BatchStream
+from trainer_client.stream.batch_stream import BatchStream
 from trainer_client.train import Trainer, TrainReport, counted_tokens
 from trainer_client.train_cli import app
 from trainer_client.train_config import TrainConfig, load_train_config

@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from trainer_client.batch import Batch
 from trainer_client.checkpoint import Checkpoint, Checkpoints, Position, replace_folder
 from trainer_client.distributed import Ranks
 from trainer_client.evaluation import Evaluation
@@ -35,7 +34,8 @@ from trainer_client.output_folder import REPORT, OutputFolder
 from trainer_client.progress import Progress
 from trainer_client.random_state import gathered_random_states, restore_random_state, seed_rank
 from trainer_client.stopping import StoppedError, StopRequest, WaitingEndedError, stop_on_signal
-from trainer_client.stream import BatchStream
+from trainer_client.stream.batch import Batch
+from trainer_client.stream.batch_stream import BatchStream
 from trainer_client.train_config import TrainConfig
 from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.durable_files import TEMPORARY_SUFFIX, write_atomically

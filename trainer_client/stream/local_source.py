@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from trainer_client.sources import Received, host_tensor
+from trainer_client.stream.source import Received, host_tensor
 from tst_data.contract.batch import WindowBatch
 from tst_data.contract.description import RunDescription
 

@@ -28,10 +28,10 @@ from typing import Any
 
 import torch
 
-from trainer_client.batch import Batch
-from trainer_client.prefetch import Prefetcher
-from trainer_client.ranks import check_shares, coordinates
-from trainer_client.sources import Reader, Received, Source, open_source
+from trainer_client.stream.batch import Batch
+from trainer_client.stream.data_parallel import check_shares, coordinates
+from trainer_client.stream.prefetch import Prefetcher
+from trainer_client.stream.source import Reader, Received, Source, open_source
 from tst_data.contract.description import RunDescription
 from tst_data.errors import ForeignDataError, InvalidInputError
 
@@ -47,7 +47,7 @@ class BatchStream:
     """The batches of a run from `start_step` on: an iterator over Batch, in order of step and micro-batch.
 
     `source` is a run's URL (http://host:port/v1/runs/NAME), a run file, or a folder of `tst-data materialize`.
-    `rank` and `world_size` are data-parallel coordinates (see `trainer_client.ranks` for the defaults).
+    `rank` and `world_size` are data-parallel coordinates (see `trainer_client.stream.data_parallel` for the defaults).
     With `micro_batches` a, each step comes as a batches: micro-batch i is rank `rank * a + i` of `world_size * a`.
     `prefetch` batches are fetched ahead in the background; 0 fetches each when it is asked for.
     Inputs and targets are made on `device` (default: where the windows are, host memory); `token` is sent as a

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import torch
 from pydantic import ValidationError
 
-from trainer_client.http_answers import (
+from trainer_client.stream.http_responses import (
     RefusedError,
     TemporaryError,
     check_description,
@@ -36,9 +36,9 @@ from trainer_client.http_answers import (
     received,
     require_type,
 )
-from trainer_client.receive_buffers import ReceiveBuffers
-from trainer_client.retry import retrying
-from trainer_client.sources import Received
+from trainer_client.stream.receive_buffers import ReceiveBuffers
+from trainer_client.stream.retry import retrying
+from trainer_client.stream.source import Received
 from tst_data.contract import wire
 from tst_data.contract.description import RunDescription
 from tst_data.errors import (

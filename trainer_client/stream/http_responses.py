@@ -13,7 +13,7 @@ import json
 
 import torch
 
-from trainer_client.sources import Received
+from trainer_client.stream.source import Received
 from tst_data.contract import wire
 from tst_data.contract.batch import BatchHeader, WindowBatch
 from tst_data.contract.description import RunDescription

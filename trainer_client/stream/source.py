@@ -82,7 +82,7 @@ def open_source(
     text = os.fspath(source)
     scheme, separator, _ = text.partition("://")
     if separator and scheme.lower() in ("http", "https"):
-        from trainer_client.http_source import HttpSource
+        from trainer_client.stream.http_source import HttpSource
 
         return HttpSource(text, token=token, timeout_seconds=timeout_seconds, pin_memory=pin_memory)
     if separator:
@@ -102,10 +102,10 @@ def open_source(
                 f"folder {text!r} holds no run.json; expected a folder made by `tst-data materialize`, "
                 "a run file or a run's URL"
             )
-        from trainer_client.local_source import FolderSource
+        from trainer_client.stream.local_source import FolderSource
 
         return FolderSource(path, pin_memory=pin_memory)
-    from trainer_client.local_source import RunSource
+    from trainer_client.stream.local_source import RunSource
 
     return RunSource(path, pin_memory=pin_memory)
 
