@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer_client import loss as loss_module
-from trainer_client.loss import linear_multi_hot_cross_entropy, multi_hot_cross_entropy
-from trainer_client.slot_weights import SLOT_WEIGHTS, normalised_slot_weights
+from trainer_client.loss import multi_hot as loss_module
+from trainer_client.loss.multi_hot import linear_multi_hot_cross_entropy, multi_hot_cross_entropy
+from trainer_client.loss.slot_weights import SLOT_WEIGHTS, normalised_slot_weights
 from tst_data.contract.bags import IGNORED, BagGeometry
 from tst_data.errors import InvalidInputError
 

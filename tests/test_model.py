@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer_client.hugging_face import import_transformers
-from trainer_client.loss import multi_hot_cross_entropy
+from trainer_client.loss.multi_hot import multi_hot_cross_entropy
 from trainer_client.model import SuperposedLM
 from trainer_client.superpose import superpose
 from tst_data.contract.bags import IGNORED, BagGeometry

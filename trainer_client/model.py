@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainer_client.loss import linear_multi_hot_cross_entropy, multi_hot_cross_entropy
-from trainer_client.slot_weights import SlotWeights, normalised_slot_weights
+from trainer_client.loss.multi_hot import linear_multi_hot_cross_entropy, multi_hot_cross_entropy
+from trainer_client.loss.slot_weights import SlotWeights, normalised_slot_weights
 from trainer_client.superpose import superpose
 from tst_data.errors import InvalidInputError
 

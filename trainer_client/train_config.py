@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from trainer_client.slot_weights import normalised_slot_weights
+from trainer_client.loss.slot_weights import normalised_slot_weights
 from tst_data.errors import InvalidInputError, NotFoundError, validation_message
 from tst_data.run.specification import load_yaml
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trainer_client.slot_weights import SlotWeights, slot_weights_tensor
+from trainer_client.loss.slot_weights import SlotWeights, slot_weights_tensor
 from tst_data.contract.bags import IGNORED
 from tst_data.errors import InvalidInputError
 
