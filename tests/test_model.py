@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer_client.hugging_face import import_transformers
 from trainer_client.loss.multi_hot import multi_hot_cross_entropy
-from trainer_client.model import SuperposedLM
-from trainer_client.superpose import superpose
+from trainer_client.model.hugging_face import import_transformers
+from trainer_client.model.superpose import superpose
+from trainer_client.model.superposed_lm import SuperposedLM
 from tst_data.contract.bags import IGNORED, BagGeometry
 from tst_data.errors import InvalidInputError
 

@@ -19,10 +19,10 @@ import yaml
 
 from trainer_client.checkpoint import Checkpoints
 from trainer_client.distributed import joined_ranks
-from trainer_client.hugging_face import import_transformers
 from trainer_client.learning_rate import default_warmup_steps, learning_rate_factor
 from trainer_client.metrics import keep_until, read_metrics
-from trainer_client.model import SuperposedLM
+from trainer_client.model.hugging_face import import_transformers
+from trainer_client.model.superposed_lm import SuperposedLM
 from trainer_client.optimization import Optimization
 from trainer_client.stopping import StoppedError
 from trainer_client.stream.batch_stream import BatchStream

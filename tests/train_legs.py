@@ -24,7 +24,7 @@ import torch
 
 from trainer_client import checkpoint
 from trainer_client.distributed import joined_ranks
-from trainer_client.hugging_face import import_transformers
+from trainer_client.model.hugging_face import import_transformers
 from trainer_client.train import Trainer
 from trainer_client.train_config import load_train_config
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from trainer_client.distributed import Ranks
-from trainer_client.model import SuperposedLM
+from trainer_client.model.superposed_lm import SuperposedLM
 from trainer_client.train_config import EvaluationConfig
 from tst_data.contract.bags import BagGeometry
 from tst_data.contract.description import RunDescription

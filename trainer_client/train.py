@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from trainer_client.checkpoint import Checkpoint, Checkpoints, Position, replace_folder
 from trainer_client.distributed import Ranks
 from trainer_client.evaluation import Evaluation
-from trainer_client.hugging_face import build_config, build_model
 from trainer_client.metrics import MetricsLog
-from trainer_client.model import SuperposedLM
+from trainer_client.model.hugging_face import build_config, build_model
+from trainer_client.model.superposed_lm import SuperposedLM
 from trainer_client.optimization import Optimization, hyperparameters, without_gradient_exchange
 from trainer_client.output_folder import REPORT, OutputFolder
 from trainer_client.progress import Progress

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from trainer_client.loss.multi_hot import linear_multi_hot_cross_entropy, multi_hot_cross_entropy
 from trainer_client.loss.slot_weights import SlotWeights, normalised_slot_weights
-from trainer_client.superpose import superpose
+from trainer_client.model.superpose import superpose
 from tst_data.errors import InvalidInputError
 
 __all__ = ["SuperposedLM", "SuperposedOutput"]
