@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.demo.corpus import Package, find_packages, held_out_sources, split_packages
 from benchmarks.demo.settings import BASELINE, FULL, QUICK, TST, Places, run_document, steps_within, write_files
-from trainer_client.train_config import load_train_config
+from trainer_client.trainer.config import load_train_config
 from tst_data.errors import InvalidInputError
 from tst_data.run.specification import RunSpecification, load_run
 

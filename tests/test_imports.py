@@ -25,7 +25,7 @@ def loaded_by(statement: str) -> set[str]:
     [
         ("import tst_data", HEAVY | {"torch", "fastapi"}),
         (
-            "import tst_data.contract.wire, tst_data.plan.plan, tst_data.run.specification\nimport tst_data.materialized.reader",
+            "import tst_data.contract.wire, tst_data.plan.plan, tst_data.materialized.reader",
             HEAVY | {"torch"},
         ),
         ("import trainer_client", HEAVY | {"fastapi"}),

@@ -11,7 +11,7 @@ import yaml
 from conftest import MakeRun
 
 from trainer_client import BatchStream
-from trainer_client.train_config import load_train_config
+from trainer_client.trainer.config import load_train_config
 from tst_data.dataset.reader import Dataset
 from tst_data.run.specification import parse_run
 from tst_data.streaming_compat import repair_torchvision

@@ -17,18 +17,18 @@ import pytest
 import torch
 import yaml
 
-from trainer_client.checkpoint import Checkpoints
-from trainer_client.distributed import joined_ranks
-from trainer_client.learning_rate import default_warmup_steps, learning_rate_factor
-from trainer_client.metrics import keep_until, read_metrics
+from trainer_client.cli import app
 from trainer_client.model.hugging_face import import_transformers
 from trainer_client.model.superposed_lm import SuperposedLM
-from trainer_client.optimization import Optimization
-from trainer_client.stopping import StoppedError
 from trainer_client.stream.batch_stream import BatchStream
-from trainer_client.train import Trainer, TrainReport, counted_tokens
-from trainer_client.train_cli import app
-from trainer_client.train_config import TrainConfig, load_train_config
+from trainer_client.trainer.checkpoint import Checkpoints
+from trainer_client.trainer.config import TrainConfig, load_train_config
+from trainer_client.trainer.learning_rate import default_warmup_steps, learning_rate_factor
+from trainer_client.trainer.loop import Trainer, TrainReport, counted_tokens
+from trainer_client.trainer.metrics_log import keep_until, read_metrics
+from trainer_client.trainer.optimization import Optimization
+from trainer_client.trainer.process_group import joined_ranks
+from trainer_client.trainer.signals import StoppedError
 from tst_data.command_line import run_app
 from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import write_dataset

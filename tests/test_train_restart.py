@@ -21,7 +21,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from trainer_client.metrics import read_metrics
+from trainer_client.trainer.metrics_log import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -223,7 +223,7 @@ def test_two_processes_train_what_one_does_and_one_goes_on_with_what_two_began(
         "--nproc-per-node",
         "2",
         "-m",
-        "trainer_client.train_cli",
+        "trainer_client.cli",
     )
     with process(
         sys.executable, *torchrun, str(run_file), "--config", str(two), "--output", str(outputs["together"]), "--json"
@@ -268,7 +268,7 @@ def test_terminated_trainer_saves_a_checkpoint_of_the_last_step_it_took(
     command = (
         sys.executable,
         "-m",
-        "trainer_client.train_cli",
+        "trainer_client.cli",
         str(run),
         "--config",
         str(config),

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import torch
 
-from trainer_client import checkpoint
-from trainer_client.distributed import joined_ranks
 from trainer_client.model.hugging_face import import_transformers
-from trainer_client.train import Trainer
-from trainer_client.train_config import load_train_config
+from trainer_client.trainer import checkpoint
+from trainer_client.trainer.config import load_train_config
+from trainer_client.trainer.loop import Trainer
+from trainer_client.trainer.process_group import joined_ranks
 
 import_transformers().LlamaForCausalLM  # noqa: B018  (imported before forking)
 

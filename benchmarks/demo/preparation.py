@@ -129,7 +129,7 @@ def calibrate(
     trainers = {}
     for name in (TST, BASELINE):
         run = (server.url(name), "--config", folder / "training.yaml", "--output", folder / name)
-        trainers[name] = children.start(f"calibration-{name}", "trainer_client.train_cli", *run)
+        trainers[name] = children.start(f"calibration-{name}", "trainer_client.cli", *run)
     try:
         times = _step_times(folder, settings, trainers, display)
     finally:

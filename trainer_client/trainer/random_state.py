@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from trainer_client.distributed import Ranks
+from trainer_client.trainer.process_group import Ranks
 
 __all__ = ["gathered_random_states", "restore_random_state", "seed_rank"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer_client.learning_rate import default_warmup_steps, learning_rate_factor
-from trainer_client.train_config import TrainConfig
+from trainer_client.trainer.config import TrainConfig
+from trainer_client.trainer.learning_rate import default_warmup_steps, learning_rate_factor
 
 __all__ = ["Optimization", "hyperparameters", "without_gradient_exchange"]
 

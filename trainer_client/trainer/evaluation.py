@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from trainer_client.distributed import Ranks
 from trainer_client.model.superposed_lm import SuperposedLM
-from trainer_client.train_config import EvaluationConfig
+from trainer_client.trainer.config import EvaluationConfig
+from trainer_client.trainer.process_group import Ranks
 from tst_data.contract.bags import BagGeometry
 from tst_data.contract.description import RunDescription
 from tst_data.errors import InvalidInputError

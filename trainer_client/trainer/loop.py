@@ -23,20 +23,20 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from trainer_client.checkpoint import Checkpoint, Checkpoints, Position, replace_folder
-from trainer_client.distributed import Ranks
-from trainer_client.evaluation import Evaluation
-from trainer_client.metrics import MetricsLog
 from trainer_client.model.hugging_face import build_config, build_model
 from trainer_client.model.superposed_lm import SuperposedLM
-from trainer_client.optimization import Optimization, hyperparameters, without_gradient_exchange
-from trainer_client.output_folder import REPORT, OutputFolder
-from trainer_client.progress import Progress
-from trainer_client.random_state import gathered_random_states, restore_random_state, seed_rank
-from trainer_client.stopping import StoppedError, StopRequest, WaitingEndedError, stop_on_signal
 from trainer_client.stream.batch import Batch
 from trainer_client.stream.batch_stream import BatchStream
-from trainer_client.train_config import TrainConfig
+from trainer_client.trainer.checkpoint import Checkpoint, Checkpoints, Position, replace_folder
+from trainer_client.trainer.config import TrainConfig
+from trainer_client.trainer.evaluation import Evaluation
+from trainer_client.trainer.metrics_log import MetricsLog
+from trainer_client.trainer.optimization import Optimization, hyperparameters, without_gradient_exchange
+from trainer_client.trainer.output_folder import REPORT, OutputFolder
+from trainer_client.trainer.process_group import Ranks
+from trainer_client.trainer.progress import Progress
+from trainer_client.trainer.random_state import gathered_random_states, restore_random_state, seed_rank
+from trainer_client.trainer.signals import StoppedError, StopRequest, WaitingEndedError, stop_on_signal
 from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.durable_files import TEMPORARY_SUFFIX, write_atomically
 from tst_data.errors import DamagedDataError, InvalidInputError, TSTError

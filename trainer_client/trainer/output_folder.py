@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer_client.checkpoint import Checkpoints
-from trainer_client.metrics import FILE_NAME as METRICS
+from trainer_client.trainer.checkpoint import Checkpoints
+from trainer_client.trainer.metrics_log import FILE_NAME as METRICS
 from tst_data.durable_files import TEMPORARY_SUFFIX
 from tst_data.errors import ForeignDataError, InvalidInputError
 

@@ -38,14 +38,14 @@ def train(
 ) -> int:
     """Train on a run through all its phases. The same command goes on after an interruption.
 
-    Data-parallel: torchrun --nproc-per-node 8 -m trainer_client.train_cli RUN_OR_URL ...
+    Data-parallel: torchrun --nproc-per-node 8 -m trainer_client.cli RUN_OR_URL ...
 
     Example: tst-train http://localhost:8000/v1/runs/wiki-s4 --config train.yaml --output training/wiki-s4
     """
-    from trainer_client.distributed import joined_ranks
-    from trainer_client.stopping import StoppedError
-    from trainer_client.train import Trainer
-    from trainer_client.train_config import load_train_config
+    from trainer_client.trainer.config import load_train_config
+    from trainer_client.trainer.loop import Trainer
+    from trainer_client.trainer.process_group import joined_ranks
+    from trainer_client.trainer.signals import StoppedError
 
     settings = load_train_config(config)
     with joined_ranks(settings.device) as ranks:
