@@ -15,7 +15,7 @@ from tst_data.contract.description import RunDescription
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.inspection.preview import preview_sequence, sequence_documents
 from tst_data.plan.plan import Plan
-from tst_data.run.specification import load_run
+from tst_data.run.run_file import load_run
 
 __all__ = ["Registry", "ServedRun", "run_files"]
 

@@ -13,7 +13,7 @@ from tests.conftest import MakeRun
 from trainer_client import BatchStream
 from trainer_client.trainer.config import load_train_config
 from tst_data.dataset.reader import Dataset
-from tst_data.run.specification import parse_run
+from tst_data.run.run_file import parse_run
 from tst_data.streaming_compat import repair_torchvision
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()

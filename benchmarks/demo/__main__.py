@@ -28,7 +28,7 @@ from benchmarks.demo.settings import BASELINE, FULL, QUICK, TST, DemoSettings
 from benchmarks.demo.training import Disturbance, SideBySide, Stretch, losses_of
 from tst_data.command_line import run_app
 from tst_data.plan.plan import Plan
-from tst_data.run.specification import load_run
+from tst_data.run.run_file import load_run
 
 INTERRUPTED = 130
 

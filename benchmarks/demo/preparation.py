@@ -23,7 +23,7 @@ from benchmarks.demo.settings import BASELINE, TST, DemoSettings, Places, steps_
 from tst_data.dataset.manifest import Manifest, load_manifest
 from tst_data.inspection.plan_report import report_plan
 from tst_data.plan.plan import Plan
-from tst_data.run.specification import load_run
+from tst_data.run.run_file import load_run
 
 __all__ = ["calibrate", "convert_corpus", "plan_runs"]
 

@@ -12,8 +12,9 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from tst_data.configuration import Frozen
 from tst_data.errors import InvalidInputError, NotFoundError
 
 __all__ = ["BatchParameters", "RunName", "SequenceParameters", "Step", "StrictQuery"]
@@ -51,10 +52,8 @@ Step = Annotated[
 ]
 
 
-class BatchQuery(BaseModel):
+class BatchQuery(Frozen):
     """Which share of the step: rank `rank` of `world_size` gets rows `rank * B / world_size` and following."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: Index = Field(0, description="this rank, from 0")
     world_size: Annotated[int, Field(ge=1), BeforeValidator(_digits)] = Field(
@@ -62,10 +61,8 @@ class BatchQuery(BaseModel):
     )
 
 
-class SequenceQuery(BaseModel):
+class SequenceQuery(Frozen):
     """Which sequence of the step, over all ranks."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sequence: Annotated[int, Field(ge=0), BeforeValidator(partial(_place, "sequence"))] = Field(
         0, description="row of the step, from 0"

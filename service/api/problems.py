@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from tst_data.configuration import problem_in_words
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError, UnavailableError
 
 __all__ = ["CONTENT_TYPE", "NotReadyError", "Problem", "problem_of", "problem_response"]
@@ -97,5 +98,4 @@ def _validation_detail(error: RequestValidationError) -> str:
     name = ".".join(str(part) for part in names) or str(where)
     if first["type"] == "extra_forbidden":
         return f"unknown {where} parameter {name!r}; remove it or correct its spelling"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where} parameter {name!r}: {message} (given: {first['input']!r:.200})"
+    return f"{where} parameter {name!r}: {problem_in_words(first)}"

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tst_data.errors import InvalidInputError
-from tst_data.plan.mixture import PATTERN_LENGTH, Mixture, thousandths
+from tst_data.plan.mixture import Mixture
+from tst_data.run.weights import PATTERN_LENGTH, thousandths
 
 
 @st.composite

@@ -16,7 +16,7 @@ from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import write_dataset
 from tst_data.errors import ForeignDataError, InvalidInputError, NotFoundError
 from tst_data.inspection.plan_report import report_plan
-from tst_data.run.specification import parse_run
+from tst_data.run.run_file import parse_run
 
 THREE_PHASES = [
     {"bag_size": 4, "steps": 5},

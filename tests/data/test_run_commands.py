@@ -62,7 +62,7 @@ def test_materialize_then_again(capsys, make_run: MakeRun, tiny_dataset: Dataset
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "absent.yaml"], "'absent.yaml' does not exist"),
+        (["plan", "absent.yaml"], "'absent.yaml': does not exist"),
         (["plan", "{run}", "--step-seconds", "0"], "--step-seconds 0.0 is not possible"),
         (["plan", "{run}", "--step-seconds", "fast"], "Invalid value for '--step-seconds'"),
         (["plan"], "Missing argument 'RUN'"),

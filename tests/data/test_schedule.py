@@ -11,10 +11,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tst_data.contract.bags import BagGeometry
+from tst_data.contract.shares import share_of_rank
 from tst_data.errors import InvalidInputError, NotFoundError
-from tst_data.plan.mixture import thousandths
-from tst_data.plan.schedule import Schedule, share_of_rank
+from tst_data.plan.schedule import Schedule
 from tst_data.run.specification import RunSpecification
+from tst_data.run.weights import thousandths
 
 
 @st.composite

@@ -17,7 +17,7 @@ from benchmarks.demo.held_out import held_out_windows
 from benchmarks.demo.metrics_tail import MetricsTail
 from tst_data.dataset.writer import write_dataset
 from tst_data.plan.plan import Plan
-from tst_data.run.specification import load_run
+from tst_data.run.run_file import load_run
 
 
 def step_records(*steps: int) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from benchmarks.demo.corpus import Package, find_packages, held_out_sources, spl
 from benchmarks.demo.settings import BASELINE, FULL, QUICK, TST, Places, run_document, steps_within, write_files
 from trainer_client.trainer.config import load_train_config
 from tst_data.errors import InvalidInputError
-from tst_data.run.specification import RunSpecification, load_run
+from tst_data.run.run_file import load_run
+from tst_data.run.specification import RunSpecification
 
 
 def package(name: str, *files: tuple[str, int]) -> Package:

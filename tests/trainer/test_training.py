@@ -34,7 +34,7 @@ from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError, TSTError
 from tst_data.plan.plan import Plan
-from tst_data.run.specification import load_run
+from tst_data.run.run_file import load_run
 
 transformers = import_transformers()
 

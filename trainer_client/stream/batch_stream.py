@@ -29,10 +29,11 @@ from typing import Any
 import torch
 
 from trainer_client.stream.batch import Batch
-from trainer_client.stream.data_parallel import check_shares, coordinates
+from trainer_client.stream.data_parallel import coordinates
 from trainer_client.stream.prefetch import Prefetcher
 from trainer_client.stream.source import Reader, Received, Source, open_source
 from tst_data.contract.description import RunDescription
+from tst_data.contract.shares import check_shares
 from tst_data.errors import ForeignDataError, InvalidInputError
 
 __all__ = ["BatchStream"]

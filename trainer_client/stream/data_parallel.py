@@ -11,10 +11,10 @@ from numbers import Integral
 
 import torch
 
-from tst_data.contract.description import RunDescription
+from tst_data.contract.shares import check_rank
 from tst_data.errors import InvalidInputError
 
-__all__ = ["check_shares", "coordinates"]
+__all__ = ["coordinates"]
 
 
 def coordinates(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -26,23 +26,8 @@ def coordinates(rank: int | None, world_size: int | None) -> tuple[int, int]:
     for name, value in (("rank", rank), ("world_size", world_size)):
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise InvalidInputError(f"{name} is {value!r}; expected a whole number")
-    if world_size < 1:
-        raise InvalidInputError(f"world_size is {world_size}; expected at least 1")
-    if not 0 <= rank < world_size:
-        raise InvalidInputError(f"rank is {rank}; expected 0 to {world_size - 1}, for world_size is {world_size}")
+    check_rank(int(rank), int(world_size))
     return int(rank), int(world_size)
-
-
-def check_shares(description: RunDescription, world_size: int, micro_batches: int) -> None:
-    """Refuse a run of which some phase's batch cannot be shared out; better now than in mid-run."""
-    shares = world_size * micro_batches
-    for phase in description.phases:
-        if phase.batch_size % shares:
-            raise InvalidInputError(
-                f"phase {phase.phase} of run '{description.name}' has batch size {phase.batch_size}, which "
-                f"world_size {world_size} x micro_batches {micro_batches} = {shares} does not divide; "
-                "choose numbers that divide the batch size of every phase"
-            )
 
 
 def _surroundings() -> tuple[int, int]:

@@ -64,7 +64,7 @@ class RunSource(_LocalSource):
 
     def __init__(self, path: Path, *, pin_memory: bool) -> None:
         from tst_data.plan.plan import Plan
-        from tst_data.run.specification import load_run
+        from tst_data.run.run_file import load_run
 
         plan = Plan(load_run(path))
         super().__init__(str(path), plan.describe(), plan, pin_memory)

@@ -10,11 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from trainer_client.loss.slot_weights import normalised_slot_weights
-from tst_data.errors import InvalidInputError, NotFoundError, validation_message
-from tst_data.run.specification import load_yaml
+from tst_data.configuration import Frozen, load_model
 
 __all__ = ["CheckpointConfig", "EvaluationConfig", "TrainConfig", "load_train_config"]
 
@@ -32,11 +31,7 @@ SMALL_LLAMA: dict[str, Any] = {
 }
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EvaluationConfig(_Frozen):
+class EvaluationConfig(Frozen):
     """Next-token loss on held-out text, always at bag size 1: before the first step, at each switch, every
     `every` steps and at the end, over the first `windows` non-overlapping windows of the dataset."""
 
@@ -48,14 +43,14 @@ class EvaluationConfig(_Frozen):
     batch_size: Count = 16
 
 
-class CheckpointConfig(_Frozen):
+class CheckpointConfig(Frozen):
     """How often to save, and how many checkpoints to keep."""
 
     every: Count = 500
     keep: Count = 2
 
 
-class TrainConfig(_Frozen):
+class TrainConfig(Frozen):
     """Model, optimizer, schedule, evaluation and checkpoints of one training."""
 
     model: dict[str, Any] | str = Field(default_factory=lambda: dict(SMALL_LLAMA))
@@ -108,22 +103,7 @@ def load_train_config(path: str | Path | None) -> TrainConfig:
     if path is None:
         return TrainConfig()
     file = Path(path)
-    try:
-        content = load_yaml(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFoundError(f"no training configuration at '{file}'") from None
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"'{file}' cannot be read as UTF-8 text: {error}") from None
-    except InvalidInputError as error:
-        raise InvalidInputError(f"'{file}': {error}") from None
-    if content is not None and not isinstance(content, dict):
-        raise InvalidInputError(
-            f"'{file}' holds a {type(content).__name__}; expected keys such as learning_rate: 1.0e-3"
-        )
-    try:
-        config = TrainConfig.model_validate(content or {})
-    except ValidationError as error:
-        raise InvalidInputError(f"'{file}': {validation_message(error)}") from None
+    config = load_model(file, TrainConfig, place="training file", keys="keys such as learning_rate: 1.0e-3")
     return _with_absolute_paths(config, file.resolve().parent)
 
 

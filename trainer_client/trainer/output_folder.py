@@ -10,16 +10,13 @@ the process, however that ends, so a lock file that a `kill -9` left behind keep
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from trainer_client.trainer.checkpoint import Checkpoints
 from trainer_client.trainer.metrics_log import FILE_NAME as METRICS
-from tst_data.durable_files import TEMPORARY_SUFFIX
+from tst_data.durable_files import TEMPORARY_SUFFIX, FileLock
 from tst_data.errors import ForeignDataError, InvalidInputError
 
 __all__ = ["REPORT", "OutputFolder"]
@@ -39,7 +36,7 @@ class OutputFolder:
         self.path = path
         self._checkpoints = checkpoints
         self._made: list[Path] = []
-        self._lock: BinaryIO | None = None
+        self._lock = FileLock(path / LOCK)
 
     def claim(self, fingerprint: str) -> None:
         """Make the folder, and lock it for the training of the data with this fingerprint.
@@ -52,7 +49,10 @@ class OutputFolder:
         self._made = missing
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._take_lock()
+            if not self._lock.take():
+                raise InvalidInputError(
+                    f"another process is training into '{self.path}'; wait for it, stop it, or choose another --output"
+                )
             self._check(fingerprint)  # another process may have come and gone since the first look
         except BaseException:
             self.release()
@@ -60,33 +60,11 @@ class OutputFolder:
 
     def release(self) -> None:
         """Let other processes in; a folder that was made and not used is taken away again."""
-        if self._lock is not None:
-            (self.path / LOCK).unlink(missing_ok=True)
-            self._lock.close()
-            self._lock = None
+        self._lock.release(remove=True)
         with suppress(OSError):  # not empty: it was used
             for folder in self._made:
                 folder.rmdir()
         self._made = []
-
-    def _take_lock(self) -> None:
-        path = self.path / LOCK
-        while True:
-            lock = path.open("ab")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(lock, path):
-                    self._lock = lock
-                    return
-            except BlockingIOError:
-                lock.close()
-                raise InvalidInputError(
-                    f"another process is training into '{self.path}'; wait for it, stop it, or choose another --output"
-                ) from None
-            except BaseException:
-                lock.close()
-                raise
-            lock.close()  # its holder ended and took the file away: there is a new one to lock
 
     def _check(self, fingerprint: str) -> None:
         """Raise for a folder that holds something which is not of this training."""
@@ -132,11 +110,3 @@ def _fingerprint(text: str) -> str:
         return str(json.loads(text)["fingerprint"])
     except (ValueError, KeyError, TypeError):
         return "unknown"
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file is the one that has the name now."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

@@ -9,18 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from tst_data.configuration import Frozen
 from tst_data.contract.bags import BagGeometry, Superpose
 from tst_data.errors import NotFoundError
 
-__all__ = ["PhaseDescription", "RunDescription", "phase_of_step"]
+__all__ = ["ORDER_VERSION", "PhaseDescription", "RunDescription", "phase_of_step"]
+
+ORDER_VERSION = 1
+"""Version of the rules by which windows are drawn: part of every run's fingerprint. A change of one byte of the order
+of any run needs a new one."""
 
 
-class PhaseDescription(BaseModel):
+class _Description(Frozen):
+    """Keys that only a newer server knows are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class PhaseDescription(_Description):
     """One phase with its place in the run. `tokens` are the raw tokens read as input, `latent_positions` B·L·steps."""
-
-    model_config = ConfigDict(frozen=True)
 
     phase: int
     first_step: int
@@ -44,10 +53,8 @@ class PhaseDescription(BaseModel):
         return self.first_step + self.steps
 
 
-class RunDescription(BaseModel):
+class RunDescription(_Description):
     """A run as its fingerprint identifies it: specification, phases, totals, and how its tokens are to be read."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     fingerprint: str

@@ -16,8 +16,9 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from tst_data.configuration import validation_message
 from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
-from tst_data.errors import DamagedDataError, validation_message
+from tst_data.errors import DamagedDataError
 
 __all__ = ["CONTENT_TYPE", "decode", "encode", "encode_parts", "etag"]
 

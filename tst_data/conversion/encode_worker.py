@@ -22,17 +22,15 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from tst_data.configuration import Frozen
 from tst_data.tokenizer.loading import Tokenizer, load_saved_tokenizer
 
 __all__ = ["Failure", "pack", "read_frame", "write_frame"]
 
 
-class Failure(BaseModel):
+class Failure(Frozen):
     """Why a batch could not be encoded: the first text that the tokenizer refuses, None where it is not a text's."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: int | None
     reason: str

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tst_data.configuration import Frozen
 from tst_data.conversion.local_engine import BATCH_BYTES, EncodingPool
 from tst_data.conversion.output import END, Output, Place
 from tst_data.conversion.staging import Staging, is_finished, is_vacant, staging_folder
@@ -43,10 +44,8 @@ _VALIDATION_SEED = 0x7661_6C69_6461_7465
 """Key of the hash that chooses validation documents. Part of the promise that the same text falls the same way."""
 
 
-class Conversion(BaseModel):
+class Conversion(Frozen):
     """Everything that determines the result of a conversion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: tuple[str, ...]
     tokenizer: str
@@ -74,10 +73,8 @@ class ConversionProgress:
     encoded_bytes: int = 0
 
 
-class ConversionReport(BaseModel):
+class ConversionReport(Frozen):
     """What a conversion made. Rates are those of the process that ended it."""
-
-    model_config = ConfigDict(frozen=True)
 
     path: str
     fingerprint: str

@@ -8,7 +8,6 @@ it, keeps a second conversion out. The steps of an end that was cut short are ta
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tst_data.dataset.manifest import JOURNAL_NAME, MANIFEST_HASH_NAME, load_manifest
-from tst_data.durable_files import sync_folder, write_atomically
+from tst_data.durable_files import FileLock, sync_folder, write_atomically
 from tst_data.errors import InvalidInputError
 
 __all__ = ["Staging", "is_finished", "is_vacant", "staging_folder"]
@@ -58,14 +57,17 @@ class Staging:
         self.destination = destination
         self.folder = staging_folder(destination)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / _LOCK_NAME).open("ab")
+        self._lock = FileLock(self.folder / _LOCK_NAME)
         try:
-            self._take_lock()
+            if not self._lock_taken():
+                raise InvalidInputError(
+                    f"{destination}: another process is converting into it; wait for it, or stop it"
+                )
             if restart and (self.folder / _REQUEST_NAME).exists():
                 self._discard()
             self._take_up(dict(request))
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
 
     @property
@@ -109,20 +111,13 @@ class Staging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.close()
+        self._lock.release()
 
-    def _take_lock(self) -> None:
-        busy = InvalidInputError(f"{self.destination}: another process is converting into it; wait for it, or stop it")
+    def _lock_taken(self) -> bool:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise busy from None
-        try:
-            current = os.stat(self.folder / _LOCK_NAME)
-        except FileNotFoundError:
-            raise busy from None  # it has just ended, and taken the folder with it
-        if current.st_ino != os.fstat(self._lock.fileno()).st_ino:
-            raise busy
+            return self._lock.take()
+        except FileNotFoundError:  # the process that held it has just ended, and removed the folder
+            return False
 
     def _take_up(self, request: dict[str, Any]) -> None:
         path = self.folder / _REQUEST_NAME

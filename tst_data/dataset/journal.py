@@ -8,7 +8,6 @@ A lock on the file keeps a second writer out; it goes with the process that hold
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ import numpy as np
 
 from tst_data.dataset.manifest import JOURNAL_NAME
 from tst_data.dataset.shard_table import ShardRecord
-from tst_data.durable_files import sync_folder
+from tst_data.durable_files import sync_folder, try_lock
 from tst_data.errors import DamagedDataError, InvalidInputError
 
 __all__ = ["Journal", "JournalEntry"]
@@ -45,13 +44,9 @@ class Journal:
     def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
         self.path = folder / JOURNAL_NAME
         self._file = self.path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(self._file):
             self._file.close()
-            raise InvalidInputError(
-                f"{folder}: another process is writing this dataset; wait for it, or stop it"
-            ) from None
+            raise InvalidInputError(f"{folder}: another process is writing this dataset; wait for it, or stop it")
         self._cut_torn_line()
         first = self._first_line()
         if first is None:

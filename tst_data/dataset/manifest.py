@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from tst_data.configuration import Frozen, validation_message
 from tst_data.durable_files import write_atomically
-from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, validation_message
+from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
 
 __all__ = [
     "DOCUMENTS_FOLDER",
@@ -51,20 +52,16 @@ TokenDtype = Literal["uint16", "uint32"]
 """Types of stored token ids."""
 
 
-class TokenizerDescription(BaseModel):
+class TokenizerDescription(Frozen):
     """What made the tokens. Only `hash` is part of the dataset's identity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     kind: str
     hash: str
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """The contents of `manifest.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int
     fingerprint: str

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
+from tst_data.configuration import Frozen
 from tst_data.contract.description import PhaseDescription
 from tst_data.plan.plan import Plan
 from tst_data.plan.schedule import DatasetUse
@@ -13,11 +12,7 @@ __all__ = ["DatasetReport", "PhaseReport", "PlanReport", "report_plan"]
 PASSED_OVER_WARNING = 0.05
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class DatasetReport(_Frozen):
+class DatasetReport(Frozen):
     """What one phase takes from one dataset. Epochs are places in the dataset: 1.25 is a quarter into the second."""
 
     path: str
@@ -29,7 +24,7 @@ class DatasetReport(_Frozen):
     passed_over_at_switch: int
 
 
-class PhaseReport(_Frozen):
+class PhaseReport(Frozen):
     """One phase. `tokens` are raw tokens read as input; the rates hold at the report's seconds a step."""
 
     phase: int
@@ -48,7 +43,7 @@ class PhaseReport(_Frozen):
     datasets: list[DatasetReport]
 
 
-class PlanReport(_Frozen):
+class PlanReport(Frozen):
     run: str
     fingerprint: str
     step_seconds: float

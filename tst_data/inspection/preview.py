@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from tst_data.configuration import Frozen
 from tst_data.contract.bags import IGNORED, Superpose
 from tst_data.errors import NotFoundError
 from tst_data.plan.plan import Plan
@@ -14,11 +14,7 @@ from tst_data.plan.plan import Plan
 __all__ = ["BagText", "DocumentUse", "Preview", "preview_sequence", "sequence_documents"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class DocumentUse(_Frozen):
+class DocumentUse(Frozen):
     """A document that a sequence reads from, and the latent positions whose inputs hold tokens of it.
 
     `row` is where the document stands in its source; `first_token` where it begins in the dataset's token stream;
@@ -33,7 +29,7 @@ class DocumentUse(_Frozen):
     bags: list[int]
 
 
-class BagText(_Frozen):
+class BagText(Frozen):
     """One latent position: the text of what is read there, and of each token predicted there."""
 
     position: int
@@ -41,7 +37,7 @@ class BagText(_Frozen):
     targets: list[str]
 
 
-class Preview(_Frozen):
+class Preview(Frozen):
     """One sequence of one step as text."""
 
     run: str

@@ -8,8 +8,8 @@ row is found by multiplication.
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from tst_data.configuration import Frozen
 from tst_data.contract.description import RunDescription
 
 __all__ = ["COLUMNS", "FORMAT_VERSION", "RUN_FILE_NAME", "MaterializedRun", "MaterializedShard", "row_dtype"]
@@ -36,10 +36,8 @@ def row_dtype(window_length: int, token_dtype: str) -> np.dtype:
     return np.dtype([*fields, ("window", window)])
 
 
-class MaterializedShard(BaseModel):
+class MaterializedShard(Frozen):
     """One shard file. `first_row` counts rows through the whole run; `pieces` are xxh3_64 of each MiB of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
     phase: int
@@ -49,10 +47,8 @@ class MaterializedShard(BaseModel):
     pieces: tuple[str, ...]
 
 
-class MaterializedRun(BaseModel):
+class MaterializedRun(Frozen):
     """The contents of `run.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int
     description: RunDescription

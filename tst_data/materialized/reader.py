@@ -14,13 +14,14 @@ from types import TracebackType
 import numpy as np
 from pydantic import ValidationError
 
+from tst_data.configuration import validation_message
 from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
 from tst_data.contract.description import PhaseDescription, RunDescription
+from tst_data.contract.shares import share_of_rank
 from tst_data.dataset.shard_reader import ShardFiles, default_map_cache
 from tst_data.dataset.shard_table import PIECE_BYTES
-from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, validation_message
+from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
 from tst_data.materialized.layout import FORMAT_VERSION, RUN_FILE_NAME, MaterializedRun, MaterializedShard, row_dtype
-from tst_data.plan.schedule import share_of_rank
 
 __all__ = ["MaterializedFolder", "open_materialized"]
 

@@ -7,7 +7,6 @@ call after an interruption goes on behind the last whole shard. Window values eq
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -17,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from tst_data.configuration import Frozen
 from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.dataset.manifest import INDEX_NAME, shard_file_name
 from tst_data.dataset.mds import FixedSampleEncoder, index_chunks
 from tst_data.dataset.shard_table import PIECE_BYTES
-from tst_data.durable_files import TEMPORARY_SUFFIX, sync_folder, write_atomically, write_file_atomically
+from tst_data.durable_files import TEMPORARY_SUFFIX, sync_folder, try_lock, write_atomically, write_file_atomically
 from tst_data.errors import ForeignDataError, InvalidInputError
 from tst_data.materialized.layout import (
     COLUMNS,
@@ -50,7 +50,7 @@ class _Stretch(NamedTuple):
     rows: int
 
 
-class _Written(BaseModel):
+class _Written(Frozen):
     """A line of the journal: a shard that stands on disk, with its entry in `index.json`."""
 
     shard: MaterializedShard
@@ -177,9 +177,8 @@ def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder against a second process doing the same; waits for none, refuses. Goes with the process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock(descriptor):
+            raise InvalidInputError(f"'{folder}': another process is writing it; wait for it to end")
         yield
-    except BlockingIOError:
-        raise InvalidInputError(f"another process is writing '{folder}'; wait for it to end") from None
     finally:
         os.close(descriptor)

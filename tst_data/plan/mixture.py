@@ -9,43 +9,20 @@ problem (The chairman assignment problem, Discrete Mathematics 32, 1980), which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_data.errors import InvalidInputError
+from tst_data.run.weights import PATTERN_LENGTH
 
-__all__ = ["PATTERN_LENGTH", "Mixture", "thousandths"]
-
-PATTERN_LENGTH = 1000
-
-
-def thousandths(weights: Sequence[float]) -> tuple[int, ...]:
-    """Weights as whole thousandths of their sum, by largest remainder (ties to the earlier dataset).
-
-    Raises InvalidInputError where a positive weight would become 0.
-    """
-    exact = [Fraction(weight) for weight in weights]
-    total = sum(exact)
-    shares = [weight * PATTERN_LENGTH / total for weight in exact]
-    counts = [int(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - shares[i], i))
-    for i in by_remainder[: PATTERN_LENGTH - sum(counts)]:
-        counts[i] += 1
-    for weight, count in zip(weights, counts, strict=True):
-        if weight > 0 and count == 0:
-            raise InvalidInputError(
-                f"weight {weight:g} is under half a thousandth of the weights' sum {float(total):g} and would be "
-                f"rounded to nothing; raise it to at least {float(total) / PATTERN_LENGTH:g} or set it to 0"
-            )
-    return tuple(counts)
+__all__ = ["Mixture"]
 
 
 class Mixture:
-    """The windows of one phase shared out over datasets: window k -> dataset and its how-manieth window.
+    """The windows of one phase shared out over datasets: the dataset of window k, and how many
+    of the windows before it come from there.
 
     `counts` are whole thousandths in dataset order, summing to PATTERN_LENGTH.
     """

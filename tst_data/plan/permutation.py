@@ -19,9 +19,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FEISTEL_MINIMUM", "ORDER_VERSION", "Key", "derive_key", "permute"]
+from tst_data.contract.description import ORDER_VERSION
 
-ORDER_VERSION = 1
+__all__ = ["FEISTEL_MINIMUM", "Key", "derive_key", "permute"]
 
 FEISTEL_MINIMUM = 1024
 NUM_ROUNDS = 8

@@ -12,13 +12,14 @@ from types import TracebackType
 import numpy as np
 
 from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
-from tst_data.contract.description import PhaseDescription, RunDescription
+from tst_data.contract.description import ORDER_VERSION, PhaseDescription, RunDescription
+from tst_data.contract.shares import share_of_rank
 from tst_data.dataset.manifest import Manifest
 from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.errors import ForeignDataError, InvalidInputError
-from tst_data.plan.permutation import ORDER_VERSION
-from tst_data.plan.schedule import Schedule, Windows, share_of_rank
-from tst_data.run.specification import Run, RunSpecification
+from tst_data.plan.schedule import Schedule, Windows
+from tst_data.run.run_file import Run
+from tst_data.run.specification import RunSpecification
 
 __all__ = ["Plan"]
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from tst_data.contract.description import PhaseDescription, phase_of_step
 from tst_data.errors import InvalidInputError
-from tst_data.plan.mixture import Mixture, thousandths
+from tst_data.plan.mixture import Mixture
 from tst_data.plan.order import DatasetOrder, PhaseWalk, Position
 from tst_data.plan.permutation import derive_key, permute
 from tst_data.run.specification import RunSpecification
+from tst_data.run.weights import thousandths
 
-__all__ = ["DatasetUse", "Schedule", "Windows", "share_of_rank"]
+__all__ = ["DatasetUse", "Schedule", "Windows"]
 
 
 class Windows(NamedTuple):
@@ -179,17 +180,3 @@ def _epochs(order: DatasetOrder, position: Position) -> float:
     if position.pool and geometry:
         gone -= (position.pool.size - position.drawn) * geometry.advance
     return position.epoch + gone / order.num_tokens
-
-
-def share_of_rank(num_rows: int, rank: int, world_size: int) -> slice:
-    """The rows of one rank: `rank·B/w .. (rank+1)·B/w`; InvalidInputError where they cannot be shared out."""
-    if world_size < 1:
-        raise InvalidInputError(f"world_size {world_size} is not possible; give a whole number of at least 1")
-    if not 0 <= rank < world_size:
-        raise InvalidInputError(f"rank {rank} is not below world_size {world_size}; ranks count from 0")
-    if num_rows % world_size:
-        raise InvalidInputError(
-            f"world_size {world_size} does not divide the batch size {num_rows}; choose a divisor of {num_rows}"
-        )
-    rows = num_rows // world_size
-    return slice(rank * rows, (rank + 1) * rows)

@@ -1,4 +1,4 @@
-"""The run file: everything that determines every batch, in one small YAML or JSON file.
+"""What a run is: everything that determines every batch, checked as far as it can be without the data.
 
 The canonical form has every default filled in and is itself a run file. The fingerprint hashes what determines the
 batches: the canonical form less the run's name and the datasets' paths, with the datasets' fingerprints in their
@@ -9,63 +9,86 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from tst_data.configuration import Frozen
 from tst_data.contract.bags import BagGeometry, Superpose
-from tst_data.errors import InvalidInputError, NotFoundError, validation_message
-from tst_data.plan.mixture import thousandths
-from tst_data.plan.permutation import ORDER_VERSION
+from tst_data.contract.description import ORDER_VERSION
+from tst_data.run.weights import thousandths
 
-__all__ = ["DatasetReference", "Phase", "Run", "RunSpecification", "load_run", "load_yaml", "parse_run"]
+__all__ = ["DatasetReference", "Phase", "RunSpecification"]
 
 MAX_WINDOW_TOKENS = 1 << 30
-"""A window beyond this is a slip of the pen: one batch row of 2 GB or more."""
+"""A longer window is a typing error: one row of a batch would take 2 GB or more."""
 
 MAX_RUN_TOKENS = 1 << 60
 """Input tokens of a whole run; far beyond any, and everything counted stays within 64 bits."""
 
+NAME_PATTERN = "^[a-z0-9][a-z0-9._-]*$"
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN.removesuffix("$"), name):
+        raise ValueError(
+            "expected lower-case letters, digits, '.', '_' and '-', with a letter or digit first, as in wiki-s4"
+        )
+    return name
+
+
+Name = Annotated[str, Field(max_length=64, json_schema_extra={"pattern": NAME_PATTERN}), AfterValidator(_check_name)]
 Count = Annotated[int, Field(strict=True, ge=1, le=1 << 62)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DatasetReference(_Frozen):
+class DatasetReference(Frozen):
     """A dataset of the run and its weight in phases that do not set their own."""
 
     path: Annotated[str, Field(min_length=1)]
+    """Folder of the dataset, relative to the run file."""
     weight: Weight = 1.0
+    """Share of the windows relative to the other datasets, in phases without `weights`."""
     revision: str | None = None
+    """Fingerprint that the dataset must have; the run is refused otherwise."""
 
 
-class Phase(_Frozen):
-    """A bag size, a number of steps, and what is superposed; what is None is taken from the run."""
+class Phase(Frozen):
+    """A bag size, a number of steps, and what is superposed; the rest is taken from the run where it is left out."""
 
     bag_size: Count
+    """Tokens that are read or predicted at one latent position (s); 1 is ordinary next-token training."""
     steps: Count
+    """Optimizer steps of the phase."""
     superpose: Superpose = "both"
+    """What is superposed: `both` inputs and targets (the paper's TST), only the `input`, or only the `output`."""
     batch_size: Count | None = None
+    """Sequences of a step in this phase; that of the run by default."""
     sequence_length: Count | None = None
+    """Latent positions of a sequence in this phase; that of the run by default."""
     weights: tuple[Weight, ...] | None = None
+    """Weights of the datasets in this phase, in their order, 0 for none; those of the datasets by default."""
 
 
-class RunSpecification(_Frozen):
+class RunSpecification(Frozen):
     """A run as its file says it, checked for everything that can be checked without the data."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+    name: Name
+    """Name of the run, part of its URL. Lower-case letters, digits, `.`, `_` and `-`."""
     datasets: Annotated[tuple[DatasetReference, ...], Field(min_length=1, max_length=1 << 16)]
+    """The datasets, each once. Their order is part of the run's identity."""
     sequence_length: Count
+    """Latent positions of a sequence (L). A window holds `bag_size` times as many tokens, and those of its targets."""
     batch_size: Count
+    """Sequences of an optimizer step over all ranks (B)."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=1 << 64)] = 0
+    """Seed of the order in which windows are drawn."""
     shuffle_group: Count | Literal["all"] = 64
+    """Shards that are shuffled together, or `all`. More shuffle better and keep more shards in use at once."""
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    """The phases in order. Steps count from 0 through all of them."""
 
     @field_validator("shuffle_group", mode="before")
     @classmethod
@@ -163,85 +186,3 @@ class RunSpecification(_Frozen):
             "phases": phases,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-class Run:
-    """A run specification and the folder that its relative dataset paths start from."""
-
-    def __init__(self, specification: RunSpecification, folder: Path) -> None:
-        self.specification = specification
-        self.folder = folder
-
-    @property
-    def name(self) -> str:
-        return self.specification.name
-
-    def dataset_paths(self) -> tuple[Path, ...]:
-        """Where the datasets lie, in dataset order."""
-        return tuple(self._resolve(dataset.path) for dataset in self.specification.datasets)
-
-    def _resolve(self, path: str) -> Path:
-        if "://" in path:
-            raise InvalidInputError(
-                f"run '{self.name}': dataset path '{path}' names an object store, which cannot be read yet; copy the "
-                "dataset to a local folder and name that"
-            )
-        return self.folder / Path(path).expanduser()
-
-
-def load_run(path: str | Path) -> Run:
-    """Read a run file (YAML, or JSON, which is YAML too).
-
-    Raises NotFoundError where there is no such file, InvalidInputError where it is not a run; both name the file.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise NotFoundError(f"run file '{path}' does not exist; give the path of a YAML or JSON run file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"run file '{path}' cannot be read as UTF-8 text: {error}") from None
-    try:
-        return parse_run(text, path.parent)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"run file '{path}': {error}") from None
-
-
-def parse_run(text: str, folder: Path) -> Run:
-    """The run that a YAML or JSON text describes; relative dataset paths start from `folder`."""
-    content = load_yaml(text)
-    if not isinstance(content, dict):
-        raise InvalidInputError(
-            "expected the keys name, datasets, sequence_length, batch_size and phases, "
-            f"found {'nothing' if content is None else type(content).__name__}"
-        )
-    try:
-        return Run(RunSpecification.model_validate(content), folder)
-    except ValidationError as error:
-        raise InvalidInputError(validation_message(error)) from None
-
-
-def load_yaml(text: str) -> Any:
-    """The value of a YAML or JSON text. Raises InvalidInputError, also for a key that stands twice."""
-    try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
-    except RecursionError:
-        raise InvalidInputError("not valid YAML or JSON: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that cannot be
-        raise InvalidInputError(f"not valid YAML or JSON: {' '.join(str(error).split())}") from None
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys and says nothing; a run must not be read that way."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' stands twice", key_node.start_mark
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
