@@ -167,8 +167,8 @@ def _watch(process: psutil.Process, peak: list[int]) -> None:
 def _tokenizer_file(name: str, source: Path, folder: Path) -> Path:
     if not name.startswith("train:"):
         return Path(name)
-    from tst_data.tokenizer_training import train_tokenizer
-    from tst_data.tokenizers import split_training_size
+    from tst_data.tokenizer.loading import split_training_size
+    from tst_data.tokenizer.training import train_tokenizer
 
     target = folder / name.replace(":", "-")
     target.mkdir()

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tst_data.files import hash_file
-from tst_data.manifest import (
+from tst_data.dataset.manifest import (
     FORMAT_VERSION,
     SHARD_TABLE_NAME,
     Manifest,
@@ -33,7 +32,8 @@ from tst_data.manifest import (
     shard_file_name,
     write_manifest,
 )
-from tst_data.shard_table import PIECE_BYTES, ShardRecord, ShardTable, write_shard_table
+from tst_data.dataset.shard_table import PIECE_BYTES, ShardRecord, ShardTable, write_shard_table
+from tst_data.durable_files import hash_file
 
 HEADER_BYTES = 20_000
 SAMPLE_TOKENS = 4096

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from tst_data import Plan, load_run
-from tst_data.writer import write_dataset
+from tst_data.dataset.writer import write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW = 4097

@@ -1,6 +1,6 @@
 """The batch server: hands a run's batches out over HTTP. Knows `tst_data`, and no model or trainer.
 
-The command is `tst-serve` (`service.cli`), the ASGI application `service.app.create_app(settings)`.
+The command is `tst-serve` (`service.cli`), the ASGI application `service.api.app.create_app(settings)`.
 """
 
 from __future__ import annotations

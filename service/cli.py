@@ -10,14 +10,15 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from service.listening import listen, url_of
 from service.logs import configure_logs
 from service.metrics import FOLDER_VARIABLE, metrics_folder
+from service.processes.listener import listen, url_of
+from service.processes.supervisor import Supervisor
 from service.registry import Registry
-from service.settings import ServerSettings
-from service.supervisor import Supervisor
+from service.settings import LogLevel, ServerSettings
 from tst_data.command_line import run_app
-from tst_data.errors import InvalidInputError, validation_message
+from tst_data.configuration import validation_message
+from tst_data.errors import InvalidInputError
 
 __all__ = ["main"]
 
@@ -43,7 +44,7 @@ def serve(
     grace_seconds: Annotated[int, _option("grace_seconds")] = DEFAULTS["grace_seconds"],
     keep_alive_seconds: Annotated[int, _option("keep_alive_seconds")] = DEFAULTS["keep_alive_seconds"],
     stalled_seconds: Annotated[int, _option("stalled_seconds")] = DEFAULTS["stalled_seconds"],
-    log_level: Annotated[str, _option("log_level")] = DEFAULTS["log_level"],
+    log_level: Annotated[LogLevel, _option("log_level")] = DEFAULTS["log_level"],
     json_output: Annotated[bool, typer.Option("--json", help="say that it is ready as one line of JSON")] = False,
 ) -> None:
     """Serve the batches of runs over HTTP. SIGTERM or Ctrl-C stops it, letting requests in flight finish.

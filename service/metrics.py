@@ -9,7 +9,6 @@ Labels are route templates and names of served runs, never text from a request, 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -21,6 +20,8 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from tst_data.durable_files import try_lock
 
 __all__ = ["CONTENT_TYPE", "FOLDER_VARIABLE", "Metrics", "metrics_folder"]
 
@@ -40,12 +41,12 @@ def metrics_folder() -> Iterator[Path]:
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         # An OSError: in use, not ours to remove, or not locked yet by a server that is starting.
         with suppress(OSError), (left / LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
+            if try_lock(lock):
+                shutil.rmtree(left)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         with (folder / f"{LOCK}.new").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try_lock(lock)
             Path(lock.name).rename(folder / LOCK)
             yield folder
     finally:

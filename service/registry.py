@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tst_data.description import RunDescription
+from tst_data.contract.description import RunDescription
 from tst_data.errors import InvalidInputError, NotFoundError
-from tst_data.plan import Plan
-from tst_data.preview import preview_sequence, sequence_documents
-from tst_data.run import load_run
+from tst_data.inspection.preview import preview_sequence, sequence_documents
+from tst_data.plan.plan import Plan
+from tst_data.run.run_file import load_run
 
 __all__ = ["Registry", "ServedRun", "run_files"]
 

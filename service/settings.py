@@ -9,16 +9,19 @@ MB, so the default of 64 admitted requests holds half a gigabyte at worst.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-__all__ = ["ServerSettings"]
+from tst_data.configuration import Frozen
+
+__all__ = ["LogLevel", "ServerSettings"]
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-class ServerSettings(BaseModel):
+class ServerSettings(Frozen):
     """Everything a worker process is told."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: tuple[Path, ...] = Field(min_length=1, description="run files, or folders that hold run files")
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
@@ -31,4 +34,4 @@ class ServerSettings(BaseModel):
     grace_seconds: int = Field(10, ge=0, description="how long requests in flight may take when stopping")
     keep_alive_seconds: int = Field(75, ge=1, description="how long an idle connection stays open")
     stalled_seconds: int = Field(120, ge=1, description="a client that takes no byte for so long is cut off")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug logs every request")
+    log_level: LogLevel = Field("info", description="debug logs every request")

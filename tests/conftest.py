@@ -11,8 +11,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from tst_data.dataset import Dataset
-from tst_data.writer import write_dataset
+from tst_data.dataset.reader import Dataset
+from tst_data.dataset.writer import write_dataset
 
 settings.register_profile("no deadline", deadline=None)  # speed is measured in benchmarks/, never in a test
 settings.load_profile("no deadline")

@@ -3,11 +3,11 @@
 Importing this loads torch; it loads no `transformers`, `streaming` or `datasets`.
 """
 
-from trainer_client.batch import Batch
-from trainer_client.loss import linear_multi_hot_cross_entropy, multi_hot_cross_entropy
-from trainer_client.model import SuperposedLM
-from trainer_client.stream import BatchStream
-from trainer_client.superpose import superpose
+from trainer_client.loss.multi_hot import linear_multi_hot_cross_entropy, multi_hot_cross_entropy
+from trainer_client.model.superpose import superpose
+from trainer_client.model.superposed_lm import SuperposedLM
+from trainer_client.stream.batch import Batch
+from trainer_client.stream.batch_stream import BatchStream
 
 __all__ = [
     "Batch",

@@ -6,8 +6,9 @@ import sys
 
 import typer
 
-from tst_data import convert_cli, run_cli
 from tst_data.command_line import run_app
+from tst_data.commands import convert as convert_cli
+from tst_data.commands import run as run_cli
 
 __all__ = ["app", "main"]
 

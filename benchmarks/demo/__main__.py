@@ -27,8 +27,8 @@ from benchmarks.demo.processes import Children, DemoError
 from benchmarks.demo.settings import BASELINE, FULL, QUICK, TST, DemoSettings
 from benchmarks.demo.training import Disturbance, SideBySide, Stretch, losses_of
 from tst_data.command_line import run_app
-from tst_data.plan import Plan
-from tst_data.run import load_run
+from tst_data.plan.plan import Plan
+from tst_data.run.run_file import load_run
 
 INTERRUPTED = 130
 

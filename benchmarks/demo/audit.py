@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tst_data.plan import Plan
+from tst_data.plan.plan import Plan
 
 __all__ = ["Comparison", "RunAudit", "audit_run", "chained_digest", "compare_losses", "repeated_tokens", "step_counts"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.demo.processes import DemoError
+from tst_data.durable_files import try_lock
 
 __all__ = ["MARKER", "claimed"]
 
@@ -33,10 +33,8 @@ def claimed(folder: Path, *, needed_bytes: int) -> Iterator[Path]:
             "give another folder with --output"
         )
     with (folder / MARKER).open("a") as marker:
-        try:
-            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DemoError(f"another demo is at work in '{folder}'; wait for it, or give another --output") from None
+        if not try_lock(marker):
+            raise DemoError(f"'{folder}': another demo is using it; wait for it, or give another --output")
         for entry in folder.iterdir():
             if entry.name not in KEPT:
                 _remove(entry)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_data.dataset import Dataset, open_dataset
+from tst_data.dataset.reader import Dataset, open_dataset
 
 __all__ = ["held_out_windows", "window_losses"]
 
@@ -50,7 +50,7 @@ def window_losses(
     """Mean next-token loss of each window (n,), and the model's number of parameters."""
     import torch
 
-    from trainer_client.hugging_face import import_transformers
+    from trainer_client.model.hugging_face import import_transformers
 
     torch.set_num_threads(1)
     model = import_transformers().AutoModelForCausalLM.from_pretrained(folder).eval()

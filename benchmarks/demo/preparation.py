@@ -20,10 +20,10 @@ from benchmarks.demo.metrics_tail import MetricsTail
 from benchmarks.demo.processes import Child, Children, DemoError, all_ended
 from benchmarks.demo.serving import start_server
 from benchmarks.demo.settings import BASELINE, TST, DemoSettings, Places, steps_within, write_files
-from tst_data.manifest import Manifest, load_manifest
-from tst_data.plan import Plan
-from tst_data.plan_report import report_plan
-from tst_data.run import load_run
+from tst_data.dataset.manifest import Manifest, load_manifest
+from tst_data.inspection.plan_report import report_plan
+from tst_data.plan.plan import Plan
+from tst_data.run.run_file import load_run
 
 __all__ = ["calibrate", "convert_corpus", "plan_runs"]
 
@@ -129,7 +129,7 @@ def calibrate(
     trainers = {}
     for name in (TST, BASELINE):
         run = (server.url(name), "--config", folder / "training.yaml", "--output", folder / name)
-        trainers[name] = children.start(f"calibration-{name}", "trainer_client.train_cli", *run)
+        trainers[name] = children.start(f"calibration-{name}", "trainer_client.cli", *run)
     try:
         times = _step_times(folder, settings, trainers, display)
     finally:

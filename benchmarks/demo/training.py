@@ -81,7 +81,7 @@ class SideBySide:
     def _start_trainer(self, name: str) -> Child:
         config = self._output / "training.yaml"
         run = (self._server.url(name), "--config", config, "--output", self._output / name)
-        return self._children.start(f"trainer-{name}", "trainer_client.train_cli", *run)
+        return self._children.start(f"trainer-{name}", "trainer_client.cli", *run)
 
     def _watch(self) -> None:
         for name, tail in self.tails.items():
@@ -176,7 +176,7 @@ class Stretch:
         self._folder = output / "undisturbed"
         self._tail = MetricsTail(self._folder / "metrics.jsonl")
         run = (output / f"{TST}.yaml", "--config", output / "training.yaml", "--output", self._folder)
-        self._child = children.start("trainer-undisturbed", "trainer_client.train_cli", *run)
+        self._child = children.start("trainer-undisturbed", "trainer_client.cli", *run)
 
     @property
     def num_done(self) -> int:

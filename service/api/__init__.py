@@ -1,0 +1,1 @@
+"""The HTTP API: routes, responses, problem documents, and the limits on work in progress."""

@@ -1,0 +1,1 @@
+"""The page at `/`: runs and bags for people."""

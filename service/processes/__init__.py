@@ -1,0 +1,1 @@
+"""The processes of the server: a supervisor and its workers on one socket."""

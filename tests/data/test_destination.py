@@ -1,0 +1,70 @@
+"""Destinations: errors of the file system become one line about the path that was given."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from tst_data.errors import InvalidInputError, TSTError, UnavailableError
+from tst_data.stores.destination import local_destination, refuse_inside_sources, writing_to
+
+
+def message_of(destination: Path, error: OSError) -> str:
+    with pytest.raises(TSTError) as caught, writing_to(destination):
+        raise error
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_addresses_of_stores_are_refused() -> None:
+    for given in ("s3://bucket/data", "gs://x", "file:///x", "hf://a/b"):
+        with pytest.raises(InvalidInputError, match=rf"--out {given}: expected a folder on this machine"):
+            local_destination(given)
+    assert local_destination("a/b") == Path("a/b")
+
+
+def test_a_parent_that_is_a_file_or_closed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "deep" / "out"
+    told = rf"^{out}: cannot be written: {tmp_path}/file is not a folder; choose"
+    with pytest.raises(TSTError, match=told), writing_to(out):
+        (out.parent / ".out.converting").mkdir(parents=True)
+    out = tmp_path / "deep" / "out"
+    for code in (errno.EROFS, errno.EACCES):
+        told = message_of(out, OSError(code, os.strerror(code), str(tmp_path / "deep")))
+        assert told == (
+            f"{out}: cannot be written: {tmp_path} may not be written to ({os.strerror(code)}); "
+            "get the right to, or choose another --out"
+        )
+    staged = out.parent / ".out.converting" / "training" / "shard.00000.mds"
+    assert "no space is left; make room" in message_of(out, OSError(errno.ENOSPC, "No space", str(staged)))
+    assert "no space is left; make room" in message_of(out, OSError(errno.ENOSPC, "No space"))
+    assert "File name too long" in message_of(out, OSError(errno.ENAMETOOLONG, "File name too long", str(out)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "denied", "/elsewhere/a.mds"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        OSError(errno.EACCES, "denied", "/data/other/a.mds"),
+        UnavailableError("the Hub does not answer"),
+    ],
+)
+def test_other_errors_pass_unchanged(error: OSError) -> None:
+    with pytest.raises(type(error)) as caught, writing_to(Path("/data/out")):
+        raise error
+    assert caught.value is error
+
+
+def test_a_destination_below_a_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "in" / "deep")
+    for out in (tmp_path / "in" / "out", tmp_path / "in" / "a" / "out", tmp_path / "link" / "out"):
+        with pytest.raises(InvalidInputError, match=r"out: lies in the source folder .*/in, .*choose an --out outside"):
+            refuse_inside_sources(out, [str(tmp_path / "nowhere"), str(tmp_path / "in")])
+    for out in (tmp_path / "out", tmp_path / "in-out", tmp_path / "in"):
+        refuse_inside_sources(out, [str(tmp_path / "in"), f"{tmp_path}/*", "hf://a/b"])

@@ -1,0 +1,329 @@
+"""The plan's rules, over thousands of random runs, without a file. python -m pytest tests/data/test_schedule.py"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tst_data.contract.bags import BagGeometry
+from tst_data.contract.shares import share_of_rank
+from tst_data.errors import InvalidInputError, NotFoundError
+from tst_data.plan.schedule import Schedule
+from tst_data.run.specification import RunSpecification
+from tst_data.run.weights import thousandths
+
+
+@st.composite
+def phases(draw: st.DrawFn, num_datasets: int) -> dict[str, Any]:
+    weights = draw(st.lists(st.sampled_from([0, 1, 2.5]), min_size=num_datasets, max_size=num_datasets))
+    assume(sum(weights) > 0)
+    return {
+        "bag_size": draw(st.integers(1, 6)),
+        "steps": draw(st.integers(1, 6)),
+        "superpose": draw(st.sampled_from(["both", "input", "output"])),
+        "batch_size": draw(st.integers(1, 12)),
+        "sequence_length": draw(st.integers(1, 8)),
+        "weights": weights,
+    }
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """A run and the token counts of its shards; windows fit into at least one shard of every dataset."""
+    num_datasets = draw(st.integers(1, 3))
+    content = {
+        "name": "r",
+        "datasets": [{"path": str(i)} for i in range(num_datasets)],
+        "sequence_length": 4,
+        "batch_size": 4,
+        "seed": draw(st.integers(0, 2**64 - 1)),
+        "shuffle_group": draw(st.sampled_from([1, 2, 3, 64, "all"])),
+        "phases": draw(st.lists(phases(num_datasets), min_size=1, max_size=4)),
+    }
+    shards = st.lists(st.integers(1, 200), min_size=1, max_size=9)
+    return content, [np.array([*draw(shards), 60]) for _ in range(num_datasets)]
+
+
+def make(content: dict[str, Any], shard_tokens: list[np.ndarray]) -> Schedule:
+    return Schedule(RunSpecification.model_validate(content), shard_tokens)
+
+
+def rows(schedule: Schedule, step: int) -> list[tuple[int, int]]:
+    windows = schedule.windows(step)
+    return list(zip(windows.dataset.tolist(), windows.first_token.tolist(), strict=True))
+
+
+def inputs_by_epoch(schedule: Schedule) -> dict[tuple[int, int], Counter[int]]:
+    """How often each token is an input, by (dataset, epoch), through all phases.
+
+    Written from the rules' words: within a dataset the windows of a phase come in the mixture's order, and an epoch
+    ends with the last window of its last group, so the epoch of a window is told by `stretches`.
+    """
+    seen: dict[tuple[int, int], Counter[int]] = {}
+    for phase in schedule._phases:
+        drawn = phase.mixture.taken(phase.description.batch_size * phase.description.steps)
+        for dataset, walk in enumerate(phase.walks):
+            for stretch in walk.stretches(0, int(drawn[dataset])):
+                ordinals = np.arange(stretch.first_ordinal, stretch.first_ordinal + stretch.count)
+                tokens = seen.setdefault((dataset, stretch.epoch), Counter())
+                for first in stretch.pool.first_tokens(ordinals).tolist():
+                    tokens.update(range(first, first + walk.geometry.advance))
+    return seen
+
+
+@given(case=cases(), order=st.randoms())
+def test_steps_do_not_depend_on_the_order_they_are_asked_in(case: Any, order: Any) -> None:
+    straight = make(*case)
+    in_order = [rows(straight, step) for step in range(straight.num_steps)]
+    steps = list(range(straight.num_steps))
+    order.shuffle(steps)
+    other = make(*case)
+    for step in steps:
+        assert rows(other, step) == in_order[step]
+
+
+@given(case=cases())
+def test_a_step_has_its_batch_and_every_window_lies_in_one_shard(case: Any) -> None:
+    content, shard_tokens = case
+    schedule = make(content, shard_tokens)
+    for step in range(schedule.num_steps):
+        phase = schedule.phase(step)
+        windows = rows(schedule, step)
+        assert len(windows) == phase.batch_size
+        for dataset, first in windows:
+            ends = np.cumsum(shard_tokens[dataset])
+            shard = int(np.searchsorted(ends, first, side="right"))
+            assert first + phase.window_length <= ends[shard]
+
+
+@given(case=cases())
+def test_exactly_once(case: Any) -> None:
+    """Per dataset and epoch no token is an input twice over all phases, and what is left out was counted."""
+    schedule = make(*case)
+    seen = inputs_by_epoch(schedule)
+    assert all(max(tokens.values()) == 1 for tokens in seen.values())
+    read = Counter[int]()
+    for (dataset, _), tokens in seen.items():
+        read[dataset] += len(tokens)
+    uses = schedule.uses()
+    for dataset, order in enumerate(schedule.orders):
+        of_dataset = [use for use in uses if use.dataset == dataset]
+        if not of_dataset:
+            continue
+        assert read[dataset] == sum(use.tokens for use in of_dataset)
+        passed_over = sum(use.passed_over_at_ends + use.passed_over_at_switch for use in of_dataset)
+        gone = of_dataset[-1].last_epoch * order.num_tokens
+        assert read[dataset] + passed_over == pytest.approx(gone, abs=0.01)
+        repeated = any(epoch > 0 for of, epoch in seen if of == dataset)
+        assert any(use.repeated for use in of_dataset) == repeated
+
+
+@given(case=cases())
+def test_the_walk_is_what_the_steps_hold(case: Any) -> None:
+    """The windows of all steps together are the walk's, so the test above speaks of what a trainer gets."""
+    schedule = make(*case)
+    from_steps = Counter(
+        (schedule.phase(step).phase, dataset, first)
+        for step in range(schedule.num_steps)
+        for dataset, first in rows(schedule, step)
+    )
+    from_walks = Counter[Any]()
+    for index, phase in enumerate(schedule._phases):
+        drawn = phase.mixture.taken(phase.description.batch_size * phase.description.steps)
+        for dataset, walk in enumerate(phase.walks):
+            from_walks.update((index, dataset, first) for first in walk.first_tokens(0, int(drawn[dataset])).tolist())
+    assert from_steps == from_walks
+
+
+@given(case=cases())
+def test_whole_epochs_pass_over_no_more_than_shard_ends(case: Any) -> None:
+    """A run of one phase reads, in every whole epoch, each window that the shards hold, once."""
+    content, shard_tokens = case
+    content["phases"] = content["phases"][:1]
+    schedule = make(content, shard_tokens)
+    geometry = schedule.phases[0].geometry
+    last = {use.dataset: int(use.last_epoch) for use in schedule.uses()}
+    for (dataset, epoch), tokens in inputs_by_epoch(schedule).items():
+        if epoch < last[dataset]:
+            assert len(tokens) == geometry.num_windows(shard_tokens[dataset]).sum() * geometry.advance
+
+
+@given(case=cases(), more=st.integers(1, 50))
+def test_extending_the_last_phase_changes_no_step_before(case: Any, more: int) -> None:
+    content, shard_tokens = case
+    before = make(content, shard_tokens)
+    content["phases"][-1] = {**content["phases"][-1], "steps": content["phases"][-1]["steps"] + more}
+    after = make(content, shard_tokens)
+    assert all(rows(before, step) == rows(after, step) for step in range(before.num_steps))
+
+
+@given(case=cases(), data=st.data())
+def test_ending_a_phase_earlier_changes_no_step_before(case: Any, data: st.DataObject) -> None:
+    content, shard_tokens = case
+    before = make(content, shard_tokens)
+    index = data.draw(st.integers(0, len(content["phases"]) - 1))
+    steps = data.draw(st.integers(1, content["phases"][index]["steps"]))
+    content["phases"][index] = {**content["phases"][index], "steps": steps}
+    after = make(content, shard_tokens)
+    switch = before.phases[index].first_step + steps
+    assert all(rows(before, step) == rows(after, step) for step in range(switch))
+
+
+@given(case=cases(), data=st.data())
+def test_another_later_phase_changes_no_step_before(case: Any, data: st.DataObject) -> None:
+    content, shard_tokens = case
+    before = make(content, shard_tokens)
+    kept = data.draw(st.integers(1, len(content["phases"])))
+    content["phases"][kept:] = [data.draw(phases(len(shard_tokens)))]
+    after = make(content, shard_tokens)
+    assert all(rows(before, step) == rows(after, step) for step in range(before.phases[kept - 1].end_step))
+
+
+@given(batch_size=st.integers(1, 400))
+def test_ranks_share_out_the_step_for_every_divisor(batch_size: int) -> None:
+    whole = list(range(batch_size))
+    for world_size in range(1, batch_size + 1):
+        if batch_size % world_size == 0:
+            shares = [whole[share_of_rank(batch_size, rank, world_size)] for rank in range(world_size)]
+            assert [row for share in shares for row in share] == whole
+        else:
+            with pytest.raises(InvalidInputError, match=f"does not divide the batch size {batch_size}"):
+                share_of_rank(batch_size, 0, world_size)
+
+
+@given(world_size=st.integers(1, 12), micro_batches=st.integers(1, 12))
+def test_micro_batches_are_ranks_of_a_larger_world(world_size: int, micro_batches: int) -> None:
+    """Rank r·a + i of w·a, i = 0 .. a-1, are together rank r of w, in order: so accumulation changes no batch."""
+    whole = list(range(world_size * micro_batches * 3))
+    for rank in range(world_size):
+        parts = [
+            whole[share_of_rank(len(whole), rank * micro_batches + i, world_size * micro_batches)]
+            for i in range(micro_batches)
+        ]
+        assert [row for part in parts for row in part] == whole[share_of_rank(len(whole), rank, world_size)]
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(-1, 1), (1, 1), (4, 4), (0, 0), (0, -2)])
+def test_impossible_ranks_are_refused(rank: int, world_size: int) -> None:
+    with pytest.raises(InvalidInputError):
+        share_of_rank(4, rank, world_size)
+
+
+@given(case=cases())
+def test_every_thousand_windows_of_a_phase_hold_the_mixture(case: Any) -> None:
+    content, shard_tokens = case
+    phase = {**content["phases"][0], "batch_size": 250, "steps": 8}
+    schedule = make({**content, "phases": [phase]}, shard_tokens)
+    counts = thousandths(phase["weights"])
+    for begin in (0, 4):
+        datasets = Counter(dataset for step in range(begin, begin + 4) for dataset, _ in rows(schedule, step))
+        assert [datasets[i] for i in range(len(counts))] == list(counts)
+
+
+@pytest.mark.parametrize("step", [-1, 10, 10**30])
+def test_a_step_outside_the_run_is_refused(step: int) -> None:
+    schedule = small_schedule()
+    with pytest.raises(NotFoundError, match=r"run 'r' has no step .*; its 10 steps count from 0 to 9"):
+        schedule.windows(step)
+
+
+def test_a_window_larger_than_every_shard_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"phase 1 needs windows of 401 tokens, but the longest .* holds 400"):
+        small_schedule(phases=[{"bag_size": 1, "steps": 1}, {"bag_size": 100, "steps": 1}])
+
+
+def small_schedule(**changes: Any) -> Schedule:
+    content = {
+        "name": "r", "datasets": [{"path": "d"}], "sequence_length": 4, "batch_size": 8, "seed": 3,
+        "phases": [{"bag_size": 3, "steps": 4}, {"bag_size": 1, "steps": 6}],
+    }  # fmt: skip
+    return make(content | changes, [np.array([400, 400, 100])])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "share"), [(6, 1, 0.0), (6, 3, 0.0), (5, 3, 2 / 5), (1, 2, 1.0), (4, 4, 0.0)]
+)
+def test_what_the_switch_passes_over(before: int, after: int, share: float) -> None:
+    """The figures of DESIGN.md: 6 to 1 passes over nothing, 5 to 3 two fifths, 1 to 2 all that is left."""
+    L = 4
+    tokens = 60 * L + 1
+    content = {
+        "name": "r", "datasets": [{"path": "d"}], "sequence_length": L, "batch_size": 1,
+        "phases": [{"bag_size": before, "steps": 4}, {"bag_size": after, "steps": 1}],
+    }  # fmt: skip
+    use = make(content, [np.array([tokens])]).uses()[1]
+    left = tokens - 1 - 4 * before * L
+    assert use.passed_over_at_switch == round(share * left)
+
+
+def test_thousands_of_phases_over_one_group() -> None:
+    steps = 3000
+    phases = [{"bag_size": 1, "steps": 1}] * steps
+    content = {"name": "r", "datasets": [{"path": "d"}], "sequence_length": 2, "batch_size": 1, "phases": phases}
+    schedule = make(content, [np.array([2 * steps + 1])])
+    starts = sorted(first for step in range(0, steps, 100) for _, first in rows(schedule, step))
+    assert len(set(starts)) == steps // 100
+    assert rows(schedule, steps - 1)[0][1] % 2 == 0
+
+
+def test_where_a_phase_begins_and_ends_in_a_dataset() -> None:
+    """Ten windows an epoch: the end of the first is no repetition, one window more is."""
+    content = {
+        "name": "r", "datasets": [{"path": "d"}], "sequence_length": 4, "batch_size": 1,
+        "phases": [{"bag_size": 1, "steps": 4}, {"bag_size": 1, "steps": 6}],
+    }  # fmt: skip
+    first, second = make(content, [np.array([41])]).uses()
+    assert (first.first_epoch, second.last_epoch) == (0.0, 1.0)
+    assert first.last_epoch == second.first_epoch == pytest.approx(17 / 41)  # the last token is passed over at once
+    assert not second.repeated
+    content["phases"][1] = {"bag_size": 1, "steps": 7}
+    assert make(content, [np.array([41])]).uses()[1].repeated
+
+
+def test_golden_windows() -> None:
+    """Pins shard order, group draws, leftovers, mixture and row order: a change needs a new ORDER_VERSION."""
+    content = {
+        "name": "r", "datasets": [{"path": "a", "weight": 3}, {"path": "b"}], "sequence_length": 16, "batch_size": 8,
+        "seed": 17, "shuffle_group": 2,
+        "phases": [
+            {"bag_size": 4, "steps": 9},
+            {"bag_size": 2, "steps": 9, "superpose": "output"},
+            {"bag_size": 1, "steps": 9, "weights": [1, 1]},
+        ],
+    }  # fmt: skip
+    schedule = make(content, [np.array([900, 1100, 1000, 800]), np.array([2000, 70])])
+    assert {step: rows(schedule, step) for step in GOLDEN} == GOLDEN
+
+
+GOLDEN: dict[int, list[tuple[int, int]]] = {
+    0: [(0, 2384), (0, 964), (0, 2000), (0, 1540), (1, 128), (1, 1792), (0, 2448), (0, 2128)],
+    8: [(0, 320), (0, 3128), (1, 768), (0, 3320), (0, 3704), (1, 64), (0, 640), (0, 3640)],
+    9: [(0, 80), (0, 3256), (1, 864), (0, 3016), (0, 3032), (0, 3288), (0, 64), (1, 1504)],
+    17: [(0, 592), (0, 3096), (0, 3448), (1, 1616), (0, 3288), (0, 704), (0, 784), (1, 32)],
+    18: [(1, 208), (0, 560), (1, 192), (0, 144), (1, 640), (0, 288), (1, 1600), (0, 736)],
+    26: [(0, 3176), (0, 496), (1, 1824), (1, 864), (1, 384), (1, 80), (0, 192), (0, 528)],
+}
+
+
+def test_neighbours_of_the_stream_meet_as_often_as_chance_has_it() -> None:
+    """Stream-adjacent windows in one batch, over an epoch of 100,000 windows: within 20% of expectation."""
+    num_windows, B, L = 100_000, 500, 8
+    content = {
+        "name": "r", "datasets": [{"path": "d"}], "sequence_length": L, "batch_size": B, "shuffle_group": "all",
+        "phases": [{"bag_size": 4, "steps": num_windows // B}],
+    }  # fmt: skip
+    geometry = BagGeometry(bag_size=4, sequence_length=L)
+    shards = np.full(100, geometry.advance * (num_windows // 100) + 1)
+    schedule = make(content, [shards])
+    together = 0
+    for step in range(schedule.num_steps):
+        starts = np.sort(schedule.windows(step).first_token.astype(np.int64))
+        together += int((np.diff(starts) == geometry.advance).sum())
+    pairs_in_shards = num_windows - len(shards)
+    expected = pairs_in_shards * (B - 1) / (num_windows - 1)
+    assert 0.8 * expected < together < 1.2 * expected

@@ -1,0 +1,1 @@
+"""Superposed embeddings, and the wrapper that trains a Hugging Face causal LM on bags."""

@@ -1,0 +1,107 @@
+"""Importing `transformers`, and building a causal LM from its configuration.
+
+`transformers` imports torchvision where it finds it, for image processors that no language model needs; the
+torchvision that mosaicml-streaming brings does not load beside a CPU build of torch (see
+`tst_data.streaming_compat`). On a trainer node without torchvision there is nothing to repair.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tst_data.contract.description import RunDescription
+from tst_data.errors import InvalidInputError, NotFoundError
+
+__all__ = ["build_config", "build_model", "import_transformers"]
+
+
+def import_transformers() -> ModuleType:
+    """The `transformers` package, with its model classes importable."""
+    if importlib.util.find_spec("torchvision") is not None:
+        from tst_data.streaming_compat import repair_torchvision
+
+        repair_torchvision()
+    import transformers
+
+    return transformers
+
+
+def build_config(model: dict[str, Any] | str, description: RunDescription) -> Any:
+    """The Hugging Face configuration of a model for a run.
+
+    What the run knows is filled in where it was not given: vocabulary size, end-of-text id, and room for the
+    longest sequence. Raises InvalidInputError for what is unknown or too small for the run.
+    """
+    transformers = import_transformers()
+    given, config = _given_config(transformers, model)
+    longest = max(phase.sequence_length for phase in description.phases)
+    if "vocab_size" not in given:
+        config.vocab_size = description.vocabulary_size
+    if config.vocab_size < description.vocabulary_size:
+        raise InvalidInputError(
+            f"model.vocab_size is {config.vocab_size}, but run '{description.name}' has a vocabulary of "
+            f"{description.vocabulary_size}; raise it or leave it out"
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions < longest:
+        if "max_position_embeddings" in given:
+            raise InvalidInputError(
+                f"model.max_position_embeddings is {positions}, but run '{description.name}' has sequences of "
+                f"{longest} positions; raise it or leave it out"
+            )
+        config.max_position_embeddings = longest
+    if "eos_token_id" not in given:
+        config.eos_token_id = description.end_of_text_id
+    for key in ("bos_token_id", "pad_token_id"):  # the token stream has neither
+        if key not in given:
+            setattr(config, key, None)
+    return config
+
+
+def build_model(config: Any) -> Any:
+    """A causal LM with fresh weights in float32. Raises InvalidInputError for a configuration it cannot be made of."""
+    transformers = import_transformers()
+    try:
+        return transformers.AutoModelForCausalLM.from_config(config).float()
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InvalidInputError(
+            f"no causal language model can be made of model '{config.model_type}': {reason}"
+        ) from None
+
+
+def _given_config(transformers: ModuleType, model: dict[str, Any] | str) -> tuple[dict[str, Any], Any]:
+    """The keys that were given, and the configuration with the model type's defaults for the others."""
+    if isinstance(model, str):
+        file = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
+        try:
+            given = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise NotFoundError(f"no model configuration at '{file}'") from None
+        except ValueError as error:
+            raise InvalidInputError(f"'{file}' is not JSON: {error}") from None
+        if not isinstance(given, dict) or not isinstance(given.get("model_type"), str):
+            raise InvalidInputError(f"'{file}' has no model_type; expected a Hugging Face config.json")
+    else:
+        given = model
+    values = {key: value for key, value in given.items() if key != "model_type"}
+    try:
+        default = transformers.AutoConfig.for_model(given["model_type"])
+    except ValueError:
+        raise InvalidInputError(
+            f"model.model_type {given['model_type']!r} is not known to transformers {transformers.__version__}; "
+            "it is the name in a model's config.json, such as llama or qwen3"
+        ) from None
+    if not isinstance(model, str):  # transformers would take a misspelt key without a word
+        unknown = [key for key in values if key not in default.to_dict() and not hasattr(default, key)]
+        if unknown:
+            raise InvalidInputError(f"model.{unknown[0]} is no key of model_type {given['model_type']}; correct it")
+    try:
+        return given, transformers.AutoConfig.for_model(given["model_type"], **values)
+    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InvalidInputError(f"model is no configuration of {given['model_type']}: {reason}") from None

@@ -1,0 +1,145 @@
+"""What an answer of a batch server means: a batch to hand on, a reason to ask again, or an error to raise.
+
+No sockets here: these functions read statuses, headers and bodies. Whatever a body holds, what comes out is the
+batch that was asked for or one of our errors.
+"""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import http.client
+import json
+
+import torch
+
+from trainer_client.stream.source import Received
+from tst_data.contract import wire
+from tst_data.contract.batch import BatchHeader, WindowBatch
+from tst_data.contract.description import RunDescription
+from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError, TSTError
+
+__all__ = [
+    "RefusedError",
+    "TemporaryError",
+    "check_description",
+    "describe_error",
+    "failure",
+    "received",
+    "require_type",
+    "retry_after_seconds",
+]
+
+
+class TemporaryError(Exception):
+    """A failure worth another try; its text says what happened."""
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RefusedError(Exception):
+    """An answer that another try would not change."""
+
+    def __init__(self, error: type[TSTError], message: str) -> None:
+        super().__init__(message)
+        self.error = error
+
+
+def received(memory: torch.Tensor, description: RunDescription, step: int, rank: int, world_size: int) -> Received:
+    batch = wire.decode(memory.numpy().data)
+    _check_header(batch, description, step, rank, world_size)
+    # A view by way of the tensor that owns the memory: torch then knows, while a copy to a device is under way,
+    # that the page-locked block is in use.
+    begin = batch.windows.ctypes.data - memory.data_ptr()
+    if not 0 <= begin <= len(memory) - batch.windows.nbytes or begin % batch.windows.dtype.itemsize:
+        raise DamagedDataError("the windows do not lie aligned and uncompressed in the body")
+    dtype = torch.uint16 if batch.windows.dtype.itemsize == 2 else torch.uint32
+    windows = memory[begin : begin + batch.windows.nbytes].view(dtype).view(batch.windows.shape)
+    return Received(batch, windows, len(memory))
+
+
+def _check_header(batch: WindowBatch, description: RunDescription, step: int, rank: int, world_size: int) -> None:
+    """Raise unless the batch is what was asked for, of the run that was described."""
+    header = batch.header
+    if header.fingerprint != description.fingerprint:
+        raise ForeignDataError(
+            f"the server now gives data of fingerprint {header.fingerprint}, this stream began with "
+            f"{description.fingerprint}; serve the run that it began with, or start a new stream"
+        )
+    expected = BatchHeader.of(description, step, rank, world_size, header.checksum)
+    for name, value in vars(expected).items():
+        if getattr(header, name) != value:
+            raise DamagedDataError(f"the batch says {name} {getattr(header, name)!r}, expected {value!r}")
+    if batch.windows.dtype.name != description.dtype:
+        raise DamagedDataError(f"the windows are {batch.windows.dtype.name}, expected {description.dtype}")
+
+
+def check_description(description: RunDescription) -> None:
+    """Raise unless the phases follow one another and have sizes that a window can have."""
+    first_step = 0
+    for phase in description.phases:
+        sizes = (phase.steps, phase.bag_size, phase.sequence_length, phase.batch_size)
+        if phase.first_step != first_step or min(sizes) < 1 or phase.window_length != phase.geometry.window_length:
+            raise DamagedDataError(f"the description of phase {phase.phase} contradicts itself")
+        first_step = phase.end_step
+    if first_step == 0 or first_step != description.total_steps:
+        raise DamagedDataError(f"the description says {description.total_steps} steps, its phases {first_step}")
+
+
+def require_type(response: http.client.HTTPResponse, expected: str) -> None:
+    found = response.headers.get_content_type()
+    if found != expected:
+        raise DamagedDataError(f"the answer is {found}, expected {expected}")
+
+
+def failure(response: http.client.HTTPResponse, body: torch.Tensor) -> Exception:
+    """What an answer other than 200 means."""
+    status = response.status
+    problem_type, detail = _problem(bytes(body.numpy()))
+    message = f"{status} {response.reason}" + (f": {detail}" if detail else "")
+    if status >= 500 and problem_type.endswith("/damaged-data"):
+        return RefusedError(DamagedDataError, message)
+    if status >= 500 or status in (408, 429):
+        return TemporaryError(message, retry_after_seconds(response.headers.get("Retry-After")))
+    if status in (404, 410):
+        return RefusedError(NotFoundError, message)
+    if status in (401, 403):
+        return RefusedError(InvalidInputError, f"{message}; pass a valid token=...")
+    if 300 <= status < 400:
+        target = response.headers.get("Location", "elsewhere")
+        return RefusedError(InvalidInputError, f"{message}: redirects to {target[:200]!r}; give that URL instead")
+    return RefusedError(InvalidInputError, message)
+
+
+def _problem(body: bytes) -> tuple[str, str]:
+    """Type and detail of a problem document (RFC 9457), each "" where there is none; made one short line."""
+    try:
+        problem = json.loads(body)
+    except (ValueError, RecursionError):
+        return "", ""
+    if not isinstance(problem, dict):
+        return "", ""
+    detail = problem.get("detail") or problem.get("title") or ""
+    return str(problem.get("type", "")), " ".join(str(detail).split())[:500]
+
+
+def retry_after_seconds(value: str | None) -> float | None:
+    """Retry-After as seconds or as a date; None where there is none or it cannot be read."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=datetime.UTC)
+    return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())
+
+
+def describe_error(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""The reference trainer: loop, optimizer, checkpoints, evaluation and what people see of them."""

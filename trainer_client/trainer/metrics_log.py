@@ -1,0 +1,95 @@
+"""What a training measured: `metrics.jsonl`, one JSON object a line, and the same curves for TensorBoard.
+
+Losses with bags and next-token losses are different series and never share a name: `bag_loss` and
+`next_token_loss`, and `held_out_loss`, which is next-token loss always. `raw_tokens` counts tokens read as input,
+`latent_positions` what the trunk saw; in the superposition phase the first is s times the second.
+
+A line is written whole and flushed. After a restart the lines behind the checkpoint are dropped before the steps
+are taken again, so that every step stands once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tst_data.durable_files import write_atomically
+from tst_data.errors import DamagedDataError
+
+__all__ = ["MetricsLog", "keep_until", "read_metrics"]
+
+FILE_NAME = "metrics.jsonl"
+
+CURVES = {
+    "next_token_loss": "loss/next_token",
+    "bag_loss": "loss/bag",
+    "held_out_loss": "held_out/next_token_loss",
+    "raw_tokens": "data/raw_tokens",
+    "latent_positions": "data/latent_positions",
+    "data_wait_share": "data/wait_share",
+    "tokens_per_second": "speed/tokens_per_second",
+    "learning_rate": "optimizer/learning_rate",
+    "grad_norm": "optimizer/grad_norm",
+    "bag_size": "data/bag_size",
+}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; a last line that was cut off is left out. Raises DamagedDataError."""
+    records = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):
+                records.append(_record(line, path))
+    return records
+
+
+def _record(line: str, path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if "event" in record and "step" in record:
+            return dict(record)
+    except (ValueError, TypeError):
+        pass
+    raise DamagedDataError(f"'{path}' has a line that is no record: {line.strip()[:80]!r}; remove the line")
+
+
+def keep_until(records: list[dict[str, Any]], next_step: int) -> list[dict[str, Any]]:
+    """What had been measured when a checkpoint with this next step was saved.
+
+    A record of an event `step` has the number of the step; all others have the number of steps done before them. At
+    the step of a checkpoint, evaluation and checkpoint are recorded before it is saved, all else after.
+    """
+    return [
+        record
+        for record in records
+        if record["step"] < next_step
+        or (record["step"] == next_step and record["event"] in ("evaluation", "checkpoint"))
+    ]
+
+
+class MetricsLog:
+    """The metrics of one training in its output folder, from `next_step` on."""
+
+    def __init__(self, folder: Path, next_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / FILE_NAME
+        kept = keep_until(read_metrics(path), next_step) if next_step else []
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        """One record, durable against the death of this process."""
+        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self._file.flush()
+        for key, value in values.items():
+            if key in CURVES:
+                name = f"{CURVES[key]}_{values['bag_size']}" if key == "bag_loss" else CURVES[key]
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()

@@ -1,0 +1,196 @@
+"""`tst-data plan`, `preview` and `materialize`: what a run needs, what its bags say, and its batches as files."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from tst_data.command_line import output_console, print_json
+from tst_data.errors import InvalidInputError
+from tst_data.inspection.plan_report import PlanReport, report_plan
+from tst_data.inspection.preview import Preview, preview_sequence
+from tst_data.plan.plan import Plan
+from tst_data.run.run_file import load_run
+from tst_data.stores.destination import local_destination, writing_to
+
+__all__ = ["register"]
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN", help="The run file (YAML or JSON).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+BAG_COLOURS = ("cyan", "magenta")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the `tst-data` application."""
+    app.command()(plan)
+    app.command()(preview)
+    app.command()(materialize)
+
+
+def plan(
+    run: RunFile,
+    step_seconds: Annotated[
+        float, typer.Option(help="Seconds that the trainer takes for one step, for the rates it will ask for.")
+    ] = 1.0,
+    json: Json = False,
+) -> None:
+    """Show what a run needs: steps, windows, tokens, epochs, tokens passed over, and rates.
+
+    Refuses a run that cannot work, saying why. Example: tst-data plan wiki.yaml --step-seconds 0.5
+    """
+    if not 0 < step_seconds < float("inf"):
+        raise InvalidInputError(f"--step-seconds {step_seconds} is not possible; give the seconds of a step, above 0")
+    with Plan(load_run(run)) as opened:
+        report = report_plan(opened, step_seconds=step_seconds)
+    if json:
+        print_json(report.model_dump())
+    else:
+        _print_report(report)
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _print_report(report: PlanReport) -> None:
+    console = output_console()
+    console.print(
+        f"run {report.run}: {report.total_steps:,} steps, {report.total_tokens:,} raw tokens, "
+        f"{report.total_latent_positions:,} latent positions, {report.total_passed_over:,} tokens passed over"
+    )
+    console.print(f"fingerprint {report.fingerprint}")
+    table = _table("phase", "steps", "s", "superpose", "B", "L", "windows", "raw tokens", "latents", "passed over")
+    for phase in report.phases:
+        table.add_row(
+            str(phase.phase),
+            f"{phase.first_step:,}..{phase.first_step + phase.steps - 1:,}",
+            str(phase.bag_size),
+            phase.superpose,
+            f"{phase.batch_size:,}",
+            f"{phase.sequence_length:,}",
+            f"{phase.windows:,}",
+            f"{phase.tokens:,}",
+            f"{phase.latent_positions:,}",
+            f"{phase.passed_over:,}",
+        )
+    console.print(table)
+    uses = _table("phase", "windows", "raw tokens", "epochs", "left at shard ends", "left at the switch", "dataset")
+    uses.columns[-1].justify = "left"
+    for phase in report.phases:
+        for use in phase.datasets:
+            uses.add_row(
+                str(phase.phase),
+                f"{use.windows:,}",
+                f"{use.tokens:,}",
+                f"{use.first_epoch:.3f}..{use.last_epoch:.3f}",
+                f"{use.passed_over_at_ends:,}",
+                f"{use.passed_over_at_switch:,}",
+                Text(use.path),
+            )
+    console.print(uses)
+    for phase in report.phases:
+        console.print(
+            f"phase {phase.phase} at {report.step_seconds:g} s a step: {phase.tokens_per_second:,.0f} tokens/s, "
+            f"{phase.bytes_per_second / 1e6:,.2f} MB/s"
+        )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def preview(
+    run: RunFile,
+    step: Annotated[int, typer.Option(help="The step to look at.")] = 0,
+    sequence: Annotated[int, typer.Option(help="The row of the step to look at.")] = 0,
+    bags: Annotated[int, typer.Option(help="How many bags to print.")] = 16,
+    json: Json = False,
+) -> None:
+    """Print the bags of one sequence as text, with the documents they come from.
+
+    Example: tst-data preview wiki.yaml --step 100 --sequence 3
+    """
+    if bags < 1:
+        raise InvalidInputError(f"--bags {bags} shows nothing; give a number of at least 1")
+    with Plan(load_run(run)) as opened:
+        shown = preview_sequence(opened, step, sequence, max_bags=bags)
+    if json:
+        print_json(shown.model_dump())
+    else:
+        _print_preview(shown)
+
+
+def _print_preview(shown: Preview) -> None:
+    console = output_console()
+    console.print(
+        f"run {shown.run}, step {shown.step}, phase {shown.phase} (bag size {shown.bag_size}, superpose "
+        f"{shown.superpose}), sequence {shown.sequence}: from token {shown.first_token:,} of {shown.dataset}",
+        markup=False,
+    )
+    table = Table(box=None, header_style="bold")
+    table.add_column("k", justify="right")
+    table.add_column("reads")
+    table.add_column("predicts")
+    for bag in shown.bags:
+        colour = BAG_COLOURS[bag.position % len(BAG_COLOURS)]
+        table.add_row(str(bag.position), Text(repr(bag.inputs), colour), Text(" ".join(map(repr, bag.targets))))
+    console.print(table)
+    if len(shown.bags) < shown.num_bags:
+        console.print(f"... {shown.num_bags - len(shown.bags):,} more bags (--bags)")
+    documents = Table(box=None, header_style="bold")
+    for name in ("bags", "document", "source", "row", "tokens"):
+        documents.add_column(name)
+    for document in shown.documents:
+        places = f"{document.bags[0]}..{document.bags[-1]}" if document.bags else "-"
+        documents.add_row(places, Text(document.id), Text(document.source), f"{document.row:,}", f"{document.length:,}")
+    console.print(documents)
+
+
+def materialize(
+    run: RunFile,
+    out: Annotated[str, typer.Option(help="The folder to write; it must not exist yet.")],
+    json: Json = False,
+) -> None:
+    """Write a run's batches, bagged offline, as MDS that BatchStream and plain StreamingDataset read.
+
+    The same command after an interruption goes on where it stopped.
+    Example: tst-data materialize wiki.yaml --out ./wiki-bagged
+    """
+    from tst_data.materialized.writer import materialize as write
+
+    began = time.monotonic()
+    destination = local_destination(out)
+    with Plan(load_run(run)) as opened:
+        total = sum(phase.batch_size * phase.steps for phase in opened.phases)
+        console = Console(stderr=True)
+        with (
+            Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+            writing_to(destination),
+        ):
+            task = progress.add_task("sequences", total=total)
+            written = write(opened, destination, progress=lambda rows: progress.update(task, completed=rows))
+        result = {
+            "run": opened.run.name,
+            "fingerprint": opened.fingerprint,
+            "out": out,
+            "sequences": total,
+            "steps": opened.num_steps,
+            "written": written,
+            "seconds": round(time.monotonic() - began, 3),
+        }
+    if json:
+        print_json(result)
+    elif written:
+        print(f"wrote {total:,} sequences of {result['steps']:,} steps to {out}", file=sys.stderr)
+    else:
+        print(f"{out} already holds this run", file=sys.stderr)

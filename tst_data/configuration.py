@@ -1,0 +1,149 @@
+"""Files and values that people write: one base for all models, YAML reading, and validation errors in our words.
+
+Run files, training files, server settings and query parameters are pydantic models over `Frozen`. Every error of
+theirs becomes one line in the words of all other messages: the place, what was expected, what was given. The text
+after a field in the source is its description, in the generated reference and in `--help`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tst_data.errors import InvalidInputError, NotFoundError
+
+__all__ = ["Frozen", "load_model", "load_yaml", "parse_model", "problem_in_words", "shown", "validation_message"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_EXPECTED = {
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "dict_type": "expected a mapping",
+    "finite_number": "expected a finite number",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "greater_than": "expected more than {gt:g}",
+    "greater_than_equal": "expected at least {ge}",
+    "int_from_float": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_type": "expected a whole number",
+    "less_than": "expected less than {lt}",
+    "less_than_equal": "expected at most {le}",
+    "list_type": "expected a list",
+    "literal_error": "expected {expected}",
+    "model_attributes_type": "expected a mapping of keys",
+    "model_type": "expected a mapping of keys",
+    "string_too_long": "expected at most {max_length} characters",
+    "string_too_short": "expected at least {min_length} characters",
+    "string_type": "expected a string",
+    "too_long": "expected at most {max_length}, found {actual_length}",
+    "too_short": "expected at least {min_length}, found {actual_length}",
+    "tuple_type": "expected a list",
+}
+"""What pydantic expected, by the type of its error."""
+
+_KINDS = {str: "a string", int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "a mapping"}
+
+
+class Frozen(BaseModel):
+    """A model that cannot change after it was made, and refuses keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def load_model(path: Path, model: type[Model], *, place: str, keys: str) -> Model:
+    """The model that a YAML or JSON file describes.
+
+    `place` names the kind of file in messages ("run file"), `keys` says what it holds. Raises NotFoundError where
+    there is no such file, InvalidInputError where it is not such a file; both name the file.
+    """
+    where = f"{place} '{path}'"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFoundError(f"{where}: does not exist; give the path of a YAML or JSON file") from None
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{where}: is not UTF-8 text ({error}); save it as UTF-8") from None
+    except OSError as error:
+        raise InvalidInputError(f"{where}: cannot be read ({error.strerror}); give the path of a file") from None
+    try:
+        return parse_model(text, model, keys=keys)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+
+
+def parse_model(text: str, model: type[Model], *, keys: str) -> Model:
+    """The model that the text of a YAML or JSON file describes. Raises InvalidInputError."""
+    content = load_yaml(text)
+    if content is None and not any(field.is_required() for field in model.model_fields.values()):
+        content = {}
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else _KINDS.get(type(content), type(content).__name__)
+        raise InvalidInputError(f"expected {keys}, found {found}")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise InvalidInputError(validation_message(error)) from None
+
+
+def load_yaml(text: str) -> Any:
+    """The value of the text of a YAML or JSON file. Raises InvalidInputError, also for a key that appears twice."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+    except RecursionError:
+        raise InvalidInputError("not valid YAML or JSON: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that cannot exist
+        raise InvalidInputError(f"not valid YAML or JSON: {' '.join(str(error).split())}") from None
+
+
+def validation_message(error: ValidationError) -> str:
+    """One problem of a pydantic validation as one line: where, what was expected, what was given.
+
+    Of several the first, but an unknown key before all others: it is usually why another one is missing.
+    """
+    problems = error.errors(include_url=False)
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{place}'; remove it or correct its spelling"
+    if first["type"] == "missing":
+        return f"'{place}' is missing; add it"
+    return f"'{place}': {problem_in_words(first)}" if place else problem_in_words(first)
+
+
+def problem_in_words(problem: Mapping[str, Any]) -> str:
+    """What one problem of `ValidationError.errors()` expected, and the value that was given where it is a short one."""
+    expected = _EXPECTED.get(problem["type"])
+    message = expected.format(**problem.get("ctx", {})) if expected else problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    if isinstance(given, Mapping | Sequence) and not isinstance(given, str):
+        return message
+    return f"{message} (given: {shown(given)})"
+
+
+def shown(value: Any) -> str:
+    """A value as its writer knows it: null, true and false as YAML and JSON have them, strings in quotes."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value!r:.200}"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys and says nothing; a run must not be read that way."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' appears twice", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,147 @@
+"""A batch on the wire: one Arrow IPC stream with one record batch.
+
+Tokens travel in the shard's own dtype and targets not at all (they are a shifted view of the window), so a step of
+the superposition phase costs 2 bytes a token where int64 inputs and targets would cost 16. Any Arrow implementation
+reads it; the header stands in the schema's metadata, all strings. Values and metadata are promised for ever, byte
+equality for one pyarrow version.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from tst_data.configuration import validation_message
+from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
+from tst_data.errors import DamagedDataError
+
+__all__ = ["CONTENT_TYPE", "decode", "encode", "encode_parts", "etag"]
+
+CONTENT_TYPE = "application/vnd.apache.arrow.stream"
+
+SMALL_BYTES = 1 << 16
+"""Parts below this are joined: a copy of them costs less than a send of its own."""
+
+_HEADER = TypeAdapter(BatchHeader)
+
+
+def encode(batch: WindowBatch) -> memoryview:
+    """The bytes of a batch."""
+    return memoryview(b"".join(encode_parts(batch)))
+
+
+def encode_parts(batch: WindowBatch) -> list[memoryview]:
+    """The bytes of a batch in consecutive parts, of which the one with the tokens is the memory of `batch.windows`.
+
+    For a sender that can write several buffers one after another: nothing but the header is made, in 0.03 ms.
+    """
+    window_length = batch.windows.shape[1]
+    values = pa.array(np.ascontiguousarray(batch.windows).reshape(-1))
+    columns = [
+        pa.FixedSizeListArray.from_arrays(values, window_length),
+        pa.array(batch.dataset, type=pa.uint16()),
+        pa.array(batch.first_token, type=pa.uint64()),
+    ]
+    metadata = {name: str(value) for name, value in vars(batch.header).items()}
+    record_batch = pa.record_batch(columns, names=["window", "dataset", "first_token"], metadata=metadata)
+    sink = _Parts()
+    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), record_batch.schema) as writer:
+        writer.write_batch(record_batch)
+    return sink.joined()
+
+
+class _Parts:
+    """A file for writing that keeps large buffers as they are and joins the small ones between them."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._small: list[bytes] = []
+        self._parts: list[memoryview] = []
+
+    def write(self, data: Any) -> int:
+        """Take bytes, or a pyarrow buffer without copying it."""
+        if len(data) < SMALL_BYTES:
+            self._small.append(bytes(data))
+        else:
+            self._join_small()
+            self._parts.append(memoryview(data).cast("B"))
+        return len(data)
+
+    def joined(self) -> list[memoryview]:
+        self._join_small()
+        return self._parts
+
+    def _join_small(self) -> None:
+        if self._small:
+            self._parts.append(memoryview(b"".join(self._small)))
+            self._small = []
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def decode(body: Any) -> WindowBatch:
+    """The batch that a body holds; its arrays are views of it, writable where it is.
+
+    Raises DamagedDataError where the body is not a batch or its checksum does not fit.
+    """
+    try:
+        batch = _parse(body)
+    except Exception as error:  # whatever foreign bytes make a parser raise
+        reason = validation_message(error) if isinstance(error, ValidationError) else error
+        raise DamagedDataError(f"the body of {len(body):,} bytes is not a superposed batch: {reason}") from None
+    header = batch.header
+    found = checksum(batch.windows)
+    if found != header.checksum:
+        raise DamagedDataError(
+            f"step {header.step}: window checksum {found}, expected {header.checksum}: damaged on the way"
+        )
+    return batch
+
+
+def _parse(body: Any) -> WindowBatch:
+    """The batch as its bytes say it, with the shapes that its header asks for; raises anything for other bytes."""
+    with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
+        record_batch = reader.read_next_batch()
+    record_batch.validate()
+    metadata = {key.decode(): value.decode() for key, value in (record_batch.schema.metadata or {}).items()}
+    header = _HEADER.validate_python(metadata)
+    column = record_batch.column("window")
+    windows = _view(column.flatten(), body).reshape(-1, column.type.list_size)
+    dataset, first_token = (_view(record_batch.column(name), body) for name in ("dataset", "first_token"))
+    expected_shape = (header.num_rows, header.geometry.window_length)
+    if windows.shape != expected_shape or not len(dataset) == len(first_token) == header.num_rows:
+        raise ValueError(f"step {header.step} has windows of shape {windows.shape}, expected {expected_shape}")
+    return WindowBatch(header, windows, dataset, first_token)
+
+
+def etag(batch: WindowBatch, parts: list[memoryview]) -> str:
+    """A strong entity tag of what `encode_parts(batch)` gave: a hash of the body.
+
+    The tokens enter by their checksum, which stands in the part with the header, so they are not hashed again: that
+    would be a tenth of the time that a batch takes.
+    """
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        if np.frombuffer(part, np.uint8).ctypes.data != batch.windows.ctypes.data:
+            digest.update(part)
+    return f'"{digest.hexdigest()}"'
+
+
+def _view(column: pa.Array, body: Any) -> NDArray[Any]:
+    """A numeric column as a view of the body, which keeps the body's writability (pyarrow's own view loses it)."""
+    if column.null_count:
+        raise ValueError("a column holds nulls")
+    dtype = np.dtype(column.type.to_pandas_dtype())
+    if dtype.kind != "u":
+        raise ValueError(f"a column holds {column.type}, expected unsigned integers")
+    whole = np.frombuffer(body, dtype=np.uint8)
+    begin = column.buffers()[1].address - whole.ctypes.data + column.offset * dtype.itemsize
+    return whole[begin : begin + len(column) * dtype.itemsize].view(dtype)

@@ -1,0 +1,158 @@
+"""The folder in which a conversion is built, hidden beside its destination, until it is whole.
+
+`.NAME.converting` holds `conversion.json` (what is being converted, and how), the tokenizer, and the datasets being
+written; they take their names only when all of them are finished. A lock, which goes with the process that holds
+it, keeps a second conversion out. The steps of an end that was cut short are taken up by the same command:
+`finished.json` says which datasets were whole, and renaming goes on with those not yet renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tst_data.dataset.manifest import JOURNAL_NAME, MANIFEST_HASH_NAME, load_manifest
+from tst_data.durable_files import FileLock, sync_folder, write_atomically
+from tst_data.errors import InvalidInputError
+
+__all__ = ["Staging", "is_finished", "is_vacant", "staging_folder"]
+
+_REQUEST_NAME = "conversion.json"
+_FINISHED_NAME = "finished.json"
+_LOCK_NAME = "lock"
+_DISCARDED: dict[str, Any] = {}
+"""Stands for the request while the folder is emptied: nobody goes on with what is half deleted."""
+
+
+def staging_folder(destination: Path) -> Path:
+    """Where the dataset at `destination` is built."""
+    return destination.with_name(f".{destination.name}.converting")
+
+
+def is_vacant(destination: Path) -> bool:
+    """Whether a dataset may be put there: nothing, or an empty folder."""
+    if destination.is_symlink() or not destination.is_dir():
+        return not os.path.lexists(destination)
+    return not any(destination.iterdir())
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds a whole dataset."""
+    return (folder / MANIFEST_HASH_NAME).exists() and not (folder / JOURNAL_NAME).exists()
+
+
+class Staging:
+    """The locked staging folder of one conversion. `request` is all that determines its result.
+
+    Raises InvalidInputError where another process converts there, or where an interrupted conversion of something
+    else lies there (`restart` discards that one).
+    """
+
+    def __init__(self, destination: Path, request: Mapping[str, Any], *, restart: bool = False) -> None:
+        self.destination = destination
+        self.folder = staging_folder(destination)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / _LOCK_NAME)
+        try:
+            if not self._lock_taken():
+                raise InvalidInputError(
+                    f"{destination}: another process is converting into it; wait for it, or stop it"
+                )
+            if restart and (self.folder / _REQUEST_NAME).exists():
+                self._discard()
+            self._take_up(dict(request))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.folder / "tokenizer"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all datasets were whole when an earlier attempt ended."""
+        return (self.folder / _FINISHED_NAME).exists()
+
+    def complete(self, destinations: Mapping[str, Path]) -> None:
+        """Note that the datasets in `folder / name` are whole, then move each to its destination."""
+        if not self.is_complete:
+            fingerprints = {name: load_manifest(self.folder / name).fingerprint for name in destinations}
+            write_atomically(self.folder / _FINISHED_NAME, json.dumps(fingerprints).encode())
+        fingerprints = json.loads((self.folder / _FINISHED_NAME).read_bytes())
+        for name, destination in destinations.items():
+            if (self.folder / name).exists():
+                if not is_vacant(destination):
+                    raise InvalidInputError(
+                        f"{destination}: something was put there during the conversion; move it away and give the "
+                        "same command again"
+                    )
+                os.rename(self.folder / name, destination)
+                sync_folder(destination.parent)
+            elif load_manifest(destination).fingerprint != fingerprints[name]:
+                raise InvalidInputError(
+                    f"{destination}: is not the dataset that was just converted; convert again with --restart"
+                )
+        self.remove()
+
+    def remove(self) -> None:
+        """Delete the folder and all it holds."""
+        self._discard()
+        shutil.rmtree(self.folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def _lock_taken(self) -> bool:
+        try:
+            return self._lock.take()
+        except FileNotFoundError:  # the process that held it has just ended, and removed the folder
+            return False
+
+    def _take_up(self, request: dict[str, Any]) -> None:
+        path = self.folder / _REQUEST_NAME
+        found = json.loads(path.read_bytes()) if path.exists() else _DISCARDED
+        if found != _DISCARDED:
+            if found != request:
+                raise InvalidInputError(
+                    f"{self.destination}: an interrupted conversion with {_difference(found, request)} lies in "
+                    f"{self.folder}; give the same command to go on with it, or --restart to discard it"
+                )
+        else:
+            self._clear()
+            write_atomically(path, json.dumps(request, sort_keys=True).encode())
+
+    def _discard(self) -> None:
+        write_atomically(self.folder / _REQUEST_NAME, json.dumps(_DISCARDED).encode())
+
+    def _clear(self) -> None:
+        """Empty the folder. What has no `conversion.json` is refused unless it could be ours."""
+        ours = {_LOCK_NAME, f"{_REQUEST_NAME}.part"}
+        holds_conversion = (self.folder / _REQUEST_NAME).exists()
+        for entry in sorted(self.folder.iterdir(), key=lambda entry: entry.name == _REQUEST_NAME):
+            if entry.name == _LOCK_NAME:
+                continue
+            if not holds_conversion and entry.name not in ours:
+                raise InvalidInputError(
+                    f"{self.folder}: holds '{entry.name}', which no conversion put there; move the folder away"
+                )
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _difference(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    for key in sorted({*found, *given}):
+        if found.get(key) != given.get(key):
+            if key == "source_digest":
+                return "other source files (names, sizes or modification times differ)"
+            return f"{key} {found.get(key)!r} instead of {given.get(key)!r}"
+    return "other options"

@@ -1,0 +1,1 @@
+"""The dataset folder on disk: writing it, reading it, and checking every byte of it."""

@@ -1,0 +1,149 @@
+"""The journal of a dataset being written: what is committed, one line a shard.
+
+A shard counts as committed when its line stands whole in the journal; the line is written and synced after the
+shard and its document file are. After a `kill -9` at any moment the last line may be torn: it is cut off, and its
+shard written again. The first line holds what the dataset is made of; going on with anything else is refused.
+A lock on the file keeps a second writer out; it goes with the process that holds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tst_data.dataset.manifest import JOURNAL_NAME
+from tst_data.dataset.shard_table import ShardRecord
+from tst_data.durable_files import sync_folder, try_lock
+from tst_data.errors import DamagedDataError, InvalidInputError
+
+__all__ = ["Journal", "JournalEntry"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalEntry:
+    """One committed shard."""
+
+    record: ShardRecord
+    index_entry: dict[str, Any]
+    """The shard's entry in MDS's `index.json`."""
+    next_document: int
+    """The first document that is not wholly in this shard and those before it."""
+    next_document_tokens: int
+    """Tokens of that document that are."""
+
+
+class Journal:
+    """An append-only file. `header` is compared with the one found there."""
+
+    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+        self.path = folder / JOURNAL_NAME
+        self._file = self.path.open("a+b")
+        if not try_lock(self._file):
+            self._file.close()
+            raise InvalidInputError(f"{folder}: another process is writing this dataset; wait for it, or stop it")
+        self._cut_torn_line()
+        first = self._first_line()
+        if first is None:
+            self._append_line(dict(header))
+            sync_folder(folder)
+        elif first != dict(header):
+            self._file.close()
+            raise InvalidInputError(f"{folder}: {_difference(first, header)}; give the same options, or remove it")
+
+    def append(self, entry: JournalEntry) -> None:
+        """Commit a shard whose files are durable."""
+        record = entry.record
+        line = {
+            **vars(record),
+            "hash": record.hash.hex(),
+            "documents_hash": record.documents_hash.hex(),
+            "pieces": record.pieces.astype("<u8").tobytes().hex(),
+        }
+        self._append_line(
+            {
+                "record": line,
+                "index_entry": entry.index_entry,
+                "next_document": entry.next_document,
+                "next_document_tokens": entry.next_document_tokens,
+            }
+        )
+
+    def __iter__(self) -> Iterator[JournalEntry]:
+        """The committed shards in order, read from the file."""
+        with self.path.open("rb") as file:
+            next(file, None)
+            for number, line in enumerate(file, start=2):
+                try:
+                    yield _entry(json.loads(line))
+                except (ValueError, KeyError, TypeError):
+                    raise DamagedDataError(
+                        f"{self.path}: line {number} is damaged; remove the folder and convert again"
+                    ) from None
+
+    def close(self) -> None:
+        """Release the lock; what is committed stays."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Take the mark of an unfinished dataset away."""
+        self.path.unlink()
+        sync_folder(self.path.parent)
+        self.close()
+
+    def _append_line(self, content: dict[str, Any]) -> None:
+        self._file.write(json.dumps(content, sort_keys=True).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _first_line(self) -> dict[str, Any] | None:
+        self._file.seek(0)
+        line = self._file.readline()
+        self._file.seek(0, os.SEEK_END)
+        try:
+            return json.loads(line) if line else None
+        except ValueError:
+            self._file.close()
+            raise DamagedDataError(f"{self.path}: line 1 is damaged; remove the folder and convert again") from None
+
+    def _cut_torn_line(self) -> None:
+        """Keep what ends with a line feed and parses: a torn write may also have left a tail of zeros."""
+        self._file.seek(0)
+        whole = 0
+        previous = 0
+        last = b""
+        for line in self._file:
+            if line.endswith(b"\n"):
+                previous, whole, last = whole, whole + len(line), line
+        if last:
+            try:
+                json.loads(last)
+            except ValueError:
+                whole = previous
+        self._file.truncate(whole)
+        self._file.seek(0, os.SEEK_END)
+
+
+def _entry(content: dict[str, Any]) -> JournalEntry:
+    record = dict(content["record"])
+    record["hash"] = bytes.fromhex(record["hash"])
+    record["documents_hash"] = bytes.fromhex(record["documents_hash"])
+    record["pieces"] = np.frombuffer(bytes.fromhex(record["pieces"]), "<u8")
+    return JournalEntry(
+        record=ShardRecord(**record),
+        index_entry=content["index_entry"],
+        next_document=content["next_document"],
+        next_document_tokens=content["next_document_tokens"],
+    )
+
+
+def _difference(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    for key in sorted({*found, *given}):
+        if found.get(key) != given.get(key):
+            return f"was begun with {key} {found.get(key)!r}, not {given.get(key)!r}"
+    return "was begun with other options"

@@ -1,0 +1,124 @@
+"""Writing a file so that it is there whole or not at all, locking it, and hashing files.
+
+A file is written under a temporary name in the same folder, synced, renamed, and the folder synced: after a
+`kill -9` or a power cut a name holds either all of its bytes or nothing. Hashes of files are xxh3_128: they find
+damage at memory speed (62 MB of `shards.parquet` in about 10 ms), and identity rests on the sha256 of the shards.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import xxhash
+
+__all__ = [
+    "TEMPORARY_SUFFIX",
+    "FileLock",
+    "hash_bytes",
+    "hash_file",
+    "sync_folder",
+    "try_lock",
+    "write_atomically",
+    "write_file_atomically",
+]
+
+TEMPORARY_SUFFIX = ".part"
+"""Ending of a file that is being written; one that outlives its writer is rubbish."""
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def write_file_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to; when the block ends without an error it stands at `path`, whole and durable."""
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, replacing what is there at one instant."""
+    with write_file_atomically(path) as file:
+        file.write(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` as durable as the files behind them."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(file: IO[Any] | int) -> bool:
+    """Lock an open file or folder for this process alone; False where another process holds it.
+
+    The kernel releases the lock when the file is closed or the process ends, however that happens.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class FileLock:
+    """A file that exists only to be locked: one process at a time holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+
+    def take(self) -> bool:
+        """Make and lock the file; False where another process holds it."""
+        while True:
+            file = self.path.open("ab")
+            try:
+                if not try_lock(file):
+                    return False
+                if self._is_at_path(file):
+                    self._file = file
+                    return True
+            finally:
+                if self._file is not file:
+                    file.close()
+            # The process that held it removed the file in the meantime: there is a new one to lock.
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let other processes take the lock; with `remove` the file is deleted first."""
+        if self._file is None:
+            return
+        if remove:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
+        self._file = None
+
+    def _is_at_path(self, file: BinaryIO) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+
+def hash_bytes(data: bytes) -> str:
+    """The hash that manifests and shard tables hold of a file's bytes: 32 lower-case hex digits of xxh3_128."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def hash_file(path: Path) -> str:
+    """`hash_bytes` of a file, read a MiB at a time."""
+    state = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            state.update(chunk)
+    return state.hexdigest()

@@ -1,0 +1,1 @@
+"""Looking at runs: what a run needs, and what its bags say."""

@@ -1,0 +1,1 @@
+"""Runs written out as files: layout, writer and reader."""

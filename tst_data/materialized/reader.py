@@ -1,0 +1,176 @@
+"""Reading a materialised run: batches as the server would give them, from a folder and without the run's datasets.
+
+A row is found by multiplication: the phase of a step says how many rows lie before it, and no shard spans two
+phases. Rows are read through the same maps as token shards, so every piece is verified when first touched and open
+files stay few. Needs no `streaming`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from pydantic import ValidationError
+
+from tst_data.configuration import validation_message
+from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
+from tst_data.contract.description import PhaseDescription, RunDescription
+from tst_data.contract.shares import share_of_rank
+from tst_data.dataset.shard_reader import ShardFiles, default_map_cache
+from tst_data.dataset.shard_table import PIECE_BYTES
+from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
+from tst_data.materialized.layout import FORMAT_VERSION, RUN_FILE_NAME, MaterializedRun, MaterializedShard, row_dtype
+
+__all__ = ["MaterializedFolder", "open_materialized"]
+
+
+def open_materialized(path: str | os.PathLike[str]) -> MaterializedFolder:
+    """Open a folder that `tst-data materialize` made.
+
+    Raises NotFoundError, InvalidInputError (not a materialised run) or DamagedDataError (its `run.json` changed).
+    """
+    folder = Path(os.path.abspath(path))
+    file = folder / RUN_FILE_NAME
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(f"'{file}' does not exist; expected a folder made by `tst-data materialize`") from None
+    except OSError as error:
+        raise InvalidInputError(f"'{file}' cannot be read ({error.strerror})") from None
+    try:
+        run = MaterializedRun.model_validate_json(text)
+    except ValidationError as error:
+        raise InvalidInputError(f"'{file}' is not that of a materialised run: {validation_message(error)}") from None
+    if run.format_version != FORMAT_VERSION:
+        raise InvalidInputError(f"'{file}' has format version {run.format_version}; expected {FORMAT_VERSION}")
+    _check_layout(file, run)
+    return MaterializedFolder(folder, run)
+
+
+class MaterializedFolder:
+    """An opened materialised run. Safe to use from several threads; made by `open_materialized`."""
+
+    def __init__(self, path: Path, run: MaterializedRun) -> None:
+        self.path = path
+        self.description: RunDescription = run.description
+        self._first_row = np.array([shard.first_row for shard in run.shards], dtype=np.int64)
+        self._table = _Table(run.shards)
+        self._files = ShardFiles(path, self._table, default_map_cache())
+
+    def read_batch(self, step: int, rank: int = 0, world_size: int = 1) -> WindowBatch:
+        """One rank's share of a step.
+
+        Raises NotFoundError for a step past the end, InvalidInputError where the batch cannot be shared out so,
+        DamagedDataError where a shard is not what was written.
+        """
+        description = self.description
+        phase = description.phase(step)
+        share = share_of_rank(phase.batch_size, rank, world_size)
+        rows_before = sum(p.steps * p.batch_size for p in description.phases[: phase.phase])
+        begin = rows_before + (step - phase.first_step) * phase.batch_size + share.start
+        num_rows = share.stop - share.start
+        row = row_dtype(phase.window_length, description.dtype)
+        head = np.dtype([(name, row[name]) for name in row.names or () if name != "window"])
+        heads = np.empty(num_rows, dtype=head)
+        windows = np.empty((num_rows, phase.window_length), dtype=description.dtype)
+        self._copy_rows(begin, row.itemsize, heads, windows)
+        self._check_heads(heads, phase, step, windows[0].nbytes)
+        header = BatchHeader.of(description, step, rank, world_size, checksum(windows))
+        dataset, first_token = np.ascontiguousarray(heads["dataset"]), np.ascontiguousarray(heads["first_token"])
+        return WindowBatch(header, windows, dataset, first_token)
+
+    def close(self) -> None:
+        """Let go of the maps."""
+        self._files.close()
+
+    def __enter__(self) -> MaterializedFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _copy_rows(self, begin: int, row_bytes: int, heads: np.ndarray, windows: np.ndarray) -> None:
+        """Copy the rows from `begin` on: what stands before the window into `heads`, the rest into `windows`."""
+        head_bytes, window_bytes = heads.itemsize, windows[0].nbytes
+        head_target = heads.view(np.uint8).data
+        window_target = windows.reshape(-1).view(np.uint8).data
+        done = 0
+        while done < len(heads):
+            number = int(np.searchsorted(self._first_row, begin + done, side="right")) - 1
+            shard = self._table.shards[number]
+            of_shard = begin + done - shard.first_row
+            count = min(shard.rows - of_shard, len(heads) - done)
+            rows_start = shard.bytes - shard.rows * row_bytes  # the rows are the end of the file, nothing behind
+            first = rows_start + of_shard * row_bytes
+            starts = [first + index * row_bytes for index in range(count)]
+            head_starts = [(done + index) * head_bytes for index in range(count)]
+            self._files.copy(number, starts, head_bytes, head_target, head_starts)
+            starts = [start + head_bytes for start in starts]
+            window_starts = [(done + index) * window_bytes for index in range(count)]
+            self._files.copy(number, starts, window_bytes, window_target, window_starts)
+            done += count
+
+    def _check_heads(self, heads: np.ndarray, phase: PhaseDescription, step: int, window_bytes: int) -> None:
+        """Raise unless the rows say of themselves what their place in the run says."""
+        expected = {
+            "window_bytes": window_bytes,
+            "step": step,
+            "phase": phase.phase,
+            "bag_size": phase.bag_size,
+        }
+        for name, value in expected.items():
+            if (heads[name] != value).any():
+                raise DamagedDataError(
+                    f"'{self.path}': a row of step {step} says {name} {heads[name][heads[name] != value][0]}, "
+                    f"expected {value}; materialise the run anew"
+                )
+
+
+class _Table:
+    """The shards as a `ShardList`."""
+
+    def __init__(self, shards: tuple[MaterializedShard, ...]) -> None:
+        self.shards = shards
+        self.num_bytes = np.array([shard.bytes for shard in shards], dtype=np.int64)
+
+    def file_name(self, shard: int) -> str:
+        return self.shards[shard].file
+
+    def pieces(self, shard: int) -> np.ndarray:
+        return np.array([int(piece, 16) for piece in self.shards[shard].pieces], dtype=np.uint64)
+
+
+def _check_layout(file: Path, run: MaterializedRun) -> None:
+    """Raise unless the shards hold the run's rows, phase after phase, and every piece of them has a hash."""
+    shards = iter(run.shards)
+    first_row = 0
+    for phase in run.description.phases:
+        row_bytes = row_dtype(phase.window_length, run.description.dtype).itemsize
+        end = first_row + phase.steps * phase.batch_size
+        while first_row < end:
+            shard = next(shards, None)
+            if shard is None or not _fits(shard, phase, first_row, row_bytes):
+                raise DamagedDataError(
+                    f"'{file}': its shards do not fit its phases at row {first_row}; materialise anew"
+                )
+            first_row += shard.rows
+        if first_row != end:
+            raise DamagedDataError(f"'{file}': a shard goes past phase {phase.phase}; materialise anew")
+    if next(shards, None) is not None:
+        raise DamagedDataError(f"'{file}': holds shards behind the end of the run; materialise anew")
+
+
+def _fits(shard: MaterializedShard, phase: PhaseDescription, first_row: int, row_bytes: int) -> bool:
+    return (
+        Path(shard.file).name == shard.file
+        and shard.phase == phase.phase
+        and shard.first_row == first_row
+        and shard.rows > 0
+        and shard.bytes > shard.rows * row_bytes
+        and len(shard.pieces) == -(-shard.bytes // PIECE_BYTES)
+        and all(len(piece) == 16 and set(piece) <= set("0123456789abcdef") for piece in shard.pieces)
+    )

@@ -1,0 +1,184 @@
+"""Bagging offline: write a run's batches, in order, as MDS that a trainer reads with no server.
+
+Worth it where a trainer node has disk but no route to a batch server; it stores each epoch of the data anew, so a run
+of two epochs takes twice the space. The folder is built beside its destination and renamed when it is whole; the same
+call after an interruption goes on behind the last whole shard. Window values equal what the server gives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+from pydantic import ValidationError
+
+from tst_data.configuration import Frozen
+from tst_data.contract.description import PhaseDescription, RunDescription
+from tst_data.dataset.manifest import INDEX_NAME, shard_file_name
+from tst_data.dataset.mds import FixedSampleEncoder, index_chunks
+from tst_data.dataset.shard_table import PIECE_BYTES
+from tst_data.durable_files import TEMPORARY_SUFFIX, sync_folder, try_lock, write_atomically, write_file_atomically
+from tst_data.errors import ForeignDataError, InvalidInputError
+from tst_data.materialized.layout import (
+    COLUMNS,
+    FORMAT_VERSION,
+    RUN_FILE_NAME,
+    MaterializedRun,
+    MaterializedShard,
+    row_dtype,
+)
+from tst_data.plan.plan import Plan
+
+__all__ = ["SHARD_BYTES", "materialize"]
+
+SHARD_BYTES = 1 << 26
+JOURNAL_NAME = "materialize.journal"
+
+
+class _Stretch(NamedTuple):
+    """The rows of one shard: `first_row` in the run, `first_row_of_phase` in its phase."""
+
+    phase: PhaseDescription
+    first_row: int
+    first_row_of_phase: int
+    rows: int
+
+
+class _Written(Frozen):
+    """A line of the journal: a shard that stands on disk, with its entry in `index.json`."""
+
+    shard: MaterializedShard
+    entry: dict[str, Any]
+
+
+def materialize(
+    plan: Plan, out: Path, *, shard_bytes: int = SHARD_BYTES, progress: Callable[[int], None] | None = None
+) -> bool:
+    """Write the whole run to the folder `out`; False if it stood there already.
+
+    `progress` is called with the number of rows done, among them those of an interrupted call. Raises
+    InvalidInputError where `out` holds something else.
+    """
+    description = plan.describe()
+    if out.exists():
+        _refuse_other(out, description)
+        return False
+    staging = out.with_name(f".{out.name}.materializing")
+    staging.mkdir(parents=True, exist_ok=True)
+    with _locked(staging):
+        if out.exists():  # finished by another process while this one waited for the lock
+            return False
+        for half_written in staging.glob(f"*{TEMPORARY_SUFFIX}"):
+            half_written.unlink()
+        written = _read_journal(staging, description, shard_bytes)
+        for number, stretch in enumerate(_stretches(description, shard_bytes)):
+            if number == len(written):
+                written.append(_write_shard(plan, staging, number, stretch))
+                _append_journal(staging, written[-1].model_dump_json())
+            if progress:
+                progress(stretch.first_row + stretch.rows)
+        with write_file_atomically(staging / INDEX_NAME) as file:
+            file.writelines(index_chunks(item.entry for item in written))
+        run = MaterializedRun(
+            format_version=FORMAT_VERSION, description=description, shards=tuple(item.shard for item in written)
+        )
+        write_atomically(staging / RUN_FILE_NAME, (run.model_dump_json(indent=1) + "\n").encode())
+        (staging / JOURNAL_NAME).unlink()
+        staging.rename(out)
+        sync_folder(out.parent)
+    return True
+
+
+def _refuse_other(out: Path, description: RunDescription) -> None:
+    try:
+        there = MaterializedRun.model_validate_json((out / RUN_FILE_NAME).read_bytes()).description
+    except (OSError, ValidationError):
+        raise InvalidInputError(f"'{out}' exists and is no materialised run; choose another --out") from None
+    if there.fingerprint != description.fingerprint:
+        raise ForeignDataError(
+            f"'{out}' holds run '{there.name}' with fingerprint {there.fingerprint}, not '{description.name}' with "
+            f"{description.fingerprint}; choose another --out"
+        )
+
+
+def _stretches(description: RunDescription, shard_bytes: int) -> Iterator[_Stretch]:
+    """How the run's rows are cut into shards: by whole rows, never across phases."""
+    first_row = 0
+    for phase in description.phases:
+        per_shard = max(1, shard_bytes // row_dtype(phase.window_length, description.dtype).itemsize)
+        num_rows = phase.batch_size * phase.steps
+        for begin in range(0, num_rows, per_shard):
+            rows = min(per_shard, num_rows - begin)
+            yield _Stretch(phase, first_row, begin, rows)
+            first_row += rows
+
+
+def _write_shard(plan: Plan, folder: Path, number: int, stretch: _Stretch) -> _Written:
+    phase = stretch.phase
+    rows = np.empty(stretch.rows, dtype=row_dtype(phase.window_length, plan.dtype.name))
+    rows["window_bytes"] = phase.window_length * plan.dtype.itemsize
+    rows["phase"], rows["bag_size"] = phase.phase, phase.bag_size
+    end = stretch.first_row_of_phase + stretch.rows
+    for step_of_phase in range(stretch.first_row_of_phase // phase.batch_size, -(-end // phase.batch_size)):
+        batch = plan.read_batch(phase.first_step + step_of_phase)
+        begin_of_step = step_of_phase * phase.batch_size
+        of_step = slice(max(stretch.first_row_of_phase - begin_of_step, 0), min(end - begin_of_step, phase.batch_size))
+        begin = begin_of_step + of_step.start - stretch.first_row_of_phase
+        of_shard = rows[begin : begin + of_step.stop - of_step.start]
+        of_shard["step"] = phase.first_step + step_of_phase
+        of_shard["dataset"] = batch.dataset[of_step]
+        of_shard["first_token"] = batch.first_token[of_step]
+        of_shard["window"] = batch.windows[of_step]
+    file_name = shard_file_name(number)
+    data, entry = FixedSampleEncoder(COLUMNS, rows.itemsize).encode(rows, file_name)
+    write_atomically(folder / file_name, data)
+    pieces = (xxhash.xxh3_64_hexdigest(data[at : at + PIECE_BYTES]) for at in range(0, len(data), PIECE_BYTES))
+    shard = MaterializedShard(
+        file=file_name,
+        phase=phase.phase,
+        first_row=stretch.first_row,
+        rows=stretch.rows,
+        bytes=len(data),
+        pieces=tuple(pieces),
+    )
+    return _Written(shard=shard, entry=entry)
+
+
+def _read_journal(staging: Path, description: RunDescription, shard_bytes: int) -> list[_Written]:
+    """The shards that an interrupted call left whole; begins the journal where there is none."""
+    path = staging / JOURNAL_NAME
+    begin = {"fingerprint": description.fingerprint, "shard_bytes": shard_bytes}
+    if not path.exists():
+        write_atomically(path, (json.dumps(begin) + "\n").encode())
+    whole_lines = path.read_bytes().split(b"\n")[:-1]
+    begun = json.loads(whole_lines[0])
+    if begun != begin:
+        raise ForeignDataError(
+            f"'{staging}' holds an unfinished materialisation of {begun}, not {begin}; finish that one, or remove the "
+            "folder"
+        )
+    write_atomically(path, b"".join(line + b"\n" for line in whole_lines))
+    return [_Written.model_validate_json(line) for line in whole_lines[1:]]
+
+
+def _append_journal(staging: Path, line: str) -> None:
+    with (staging / JOURNAL_NAME).open("ab", buffering=0) as file:
+        file.write(line.encode() + b"\n")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second process doing the same; waits for none, refuses. Goes with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not try_lock(descriptor):
+            raise InvalidInputError(f"'{folder}': another process is writing it; wait for it to end")
+        yield
+    finally:
+        os.close(descriptor)

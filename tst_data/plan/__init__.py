@@ -1,0 +1,1 @@
+"""The plan: the pure function from a run and a step to windows, and the batch that they hold."""

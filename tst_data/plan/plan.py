@@ -1,0 +1,149 @@
+"""The plan: (run, step) -> windows -> superposed batch.
+
+No queue and no cursor: a batch is a pure function of the run and the step, so any replica gives the same one, in any
+order, and a trainer's whole data state is the step number. The arithmetic is in `tst_data.plan.schedule`; this joins it
+with the datasets on disk.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+
+from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
+from tst_data.contract.description import ORDER_VERSION, PhaseDescription, RunDescription
+from tst_data.contract.shares import share_of_rank
+from tst_data.dataset.manifest import Manifest
+from tst_data.dataset.reader import Dataset, open_dataset
+from tst_data.errors import ForeignDataError, InvalidInputError
+from tst_data.plan.schedule import Schedule, Windows
+from tst_data.run.run_file import Run
+from tst_data.run.specification import RunSpecification
+
+__all__ = ["Plan"]
+
+
+class Plan:
+    """A run over its open datasets.
+
+    Opening costs O(number of shards). Raises NotFoundError or InvalidInputError where a dataset or the run cannot
+    work, ForeignDataError where a dataset is not the `revision` that the run asks for. Safe to share between threads.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.datasets: tuple[Dataset, ...] = ()
+        try:
+            for path in run.dataset_paths():
+                self.datasets += (open_dataset(path),)
+            _check_datasets(run.specification, self.datasets)
+            self.schedule = Schedule(run.specification, [dataset.shard_tokens for dataset in self.datasets])
+        except BaseException:
+            self.close()
+            raise
+        self.fingerprint = run.specification.fingerprint([dataset.fingerprint for dataset in self.datasets])
+        self.dtype = self.datasets[0].dtype
+        self._description = self._describe()
+
+    @property
+    def specification(self) -> RunSpecification:
+        return self.run.specification
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all phases together."""
+        return self.schedule.num_steps
+
+    @property
+    def phases(self) -> tuple[PhaseDescription, ...]:
+        return self.schedule.phases
+
+    def phase(self, step: int) -> PhaseDescription:
+        """The phase that a step belongs to; NotFoundError past the end."""
+        return self.schedule.phase(step)
+
+    def windows(self, step: int, rank: int = 0, world_size: int = 1) -> Windows:
+        """The windows of one rank's share of a step, in order.
+
+        Raises NotFoundError for a step past the end, InvalidInputError where the batch cannot be shared out so.
+        """
+        rows = share_of_rank(self.phase(step).batch_size, rank, world_size)
+        windows = self.schedule.windows(step)
+        return Windows(windows.dataset[rows], windows.first_token[rows])
+
+    def read_batch(self, step: int, rank: int = 0, world_size: int = 1) -> WindowBatch:
+        """One rank's share of a step with its tokens. Raises as `windows`, and DamagedDataError for damaged shards."""
+        phase = self.phase(step)
+        selected = self.windows(step, rank, world_size)
+        windows = np.empty((len(selected.dataset), phase.window_length), dtype=self.dtype)
+        first_tokens = selected.first_token.astype(np.int64)
+        for index, dataset in enumerate(self.datasets):
+            rows = np.flatnonzero(selected.dataset == index)
+            if rows.size:
+                dataset.gather(first_tokens[rows], windows, rows)
+        header = BatchHeader.of(self._description, step, rank, world_size, checksum(windows))
+        return WindowBatch(header, windows, selected.dataset, selected.first_token)
+
+    def describe(self) -> RunDescription:
+        """The run as the service and a materialised folder describe it."""
+        return self._description
+
+    def _describe(self) -> RunDescription:
+        manifest = self.datasets[0].manifest
+        return RunDescription(
+            name=self.run.name,
+            fingerprint=self.fingerprint,
+            order_version=ORDER_VERSION,
+            specification=self.specification.canonical(),
+            phases=self.phases,
+            total_steps=self.num_steps,
+            total_tokens=sum(phase.tokens for phase in self.phases),
+            dtype="uint16" if self.dtype == np.uint16 else "uint32",
+            vocabulary_size=manifest.vocabulary_size,
+            end_of_text_id=manifest.end_of_text_id,
+        )
+
+    def close(self) -> None:
+        """Close the datasets; the plan cannot be used afterwards."""
+        for dataset in self.datasets:
+            dataset.close()
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_datasets(specification: RunSpecification, datasets: tuple[Dataset, ...]) -> None:
+    """Refuse datasets that cannot stand in one run."""
+    first = datasets[0].manifest
+    seen: dict[str, str] = {}
+    for reference, dataset in zip(specification.datasets, datasets, strict=True):
+        if reference.revision not in (None, dataset.fingerprint):
+            raise ForeignDataError(
+                f"dataset '{reference.path}' has fingerprint {dataset.fingerprint}, but the run asks for revision "
+                f"{reference.revision}; give the right folder or change the revision"
+            )
+        if dataset.fingerprint in seen:
+            raise InvalidInputError(
+                f"dataset '{reference.path}' is the same as '{seen[dataset.fingerprint]}'; name each dataset once and "
+                "set its weight"
+            )
+        seen[dataset.fingerprint] = reference.path
+        if dataset.num_shards == 0 or dataset.num_tokens == 0:
+            raise InvalidInputError(f"dataset '{reference.path}' holds no tokens; convert some documents first")
+        manifest = dataset.manifest
+        if _tokens_of(manifest) != _tokens_of(first):
+            raise InvalidInputError(
+                f"dataset '{reference.path}' was made with another tokenizer ({manifest.tokenizer.name}, vocabulary "
+                f"{manifest.vocabulary_size:,}) than '{specification.datasets[0].path}' ({first.tokenizer.name}, "
+                f"vocabulary {first.vocabulary_size:,}); convert both with the same one"
+            )
+
+
+def _tokens_of(manifest: Manifest) -> tuple[str, int, int]:
+    return manifest.tokenizer.hash, manifest.end_of_text_id, manifest.vocabulary_size

@@ -1,0 +1,1 @@
+"""What a run is: its specification, its file, and the weights of its datasets."""

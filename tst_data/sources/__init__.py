@@ -1,0 +1,1 @@
+"""Where documents come from: files, folders, globs and Hugging Face datasets, read one document at a time."""

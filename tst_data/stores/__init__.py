@@ -1,0 +1,1 @@
+"""Where bytes are kept: the destination of a conversion, and the Hugging Face Hub."""
