@@ -161,6 +161,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(
     assert hashes_of(tmp_path / "1-validation") == hashes_of(tmp_path / "3-validation")
 
 
+@pytest.mark.needs_streaming
 def test_plain_streaming_reads_the_same_tokens(tmp_path: Path, corpus: Path, convert: CommandLine) -> None:
     assert convert(corpus, "--shard-tokens", 8192, tmp_path / "out").code == 0
     from tst_data.streaming_compat import import_streaming

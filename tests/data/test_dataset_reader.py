@@ -51,6 +51,7 @@ def change_byte(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
+@pytest.mark.needs_streaming
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
 def test_streaming_dataset_reads_the_same_tokens(tmp_path: Path, dtype: str) -> None:
     from tst_data.streaming_compat import import_streaming

@@ -48,6 +48,7 @@ def test_rows_are_the_batches_in_order(plan: Plan, tmp_path: Path, shard_bytes: 
                     assert np.array_equal(stored.first_token, fresh.first_token)
 
 
+@pytest.mark.needs_streaming
 @pytest.mark.slow
 def test_plain_streaming_dataset_reads_it(plan: Plan, tmp_path: Path) -> None:
     materialize(plan, tmp_path / "out", shard_bytes=3000)
