@@ -405,10 +405,10 @@ def test_a_device_is_where_inputs_are_made(source: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 2, "world_size": 2}, "rank is 2; expected 0 to 1"),
-        ({"rank": -1}, "rank is -1"),
+        ({"rank": 2, "world_size": 2}, r"rank: expected 0 to 1 for world_size 2 \(given: 2\)"),
+        ({"rank": -1}, r"rank: expected 0 to 0 .*given: -1"),
         ({"rank": "0"}, "rank is '0'"),
-        ({"world_size": 0}, "world_size is 0"),
+        ({"world_size": 0}, r"world_size: expected at least 1 \(given: 0\)"),
         ({"world_size": 5}, "phase 0 .* batch size 12"),
         ({"rank": 0, "world_size": 24}, "phase 0 .* batch size 12"),
         ({"micro_batches": 0}, "micro_batches is 0"),

@@ -164,7 +164,7 @@ def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="cannot be read"):
         load_run(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(InvalidInputError, match=r"binary\.yaml' cannot be read as UTF-8"):
+    with pytest.raises(InvalidInputError, match=r"binary\.yaml': is not UTF-8 text"):
         load_run(tmp_path / "binary.yaml")
 
 
