@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -13,13 +14,10 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer_client.loss.multi_hot import multi_hot_cross_entropy
-from trainer_client.model.hugging_face import import_transformers
 from trainer_client.model.superpose import superpose
 from trainer_client.model.superposed_lm import SuperposedLM
 from tst_data.contract.bags import IGNORED, BagGeometry
 from tst_data.errors import InvalidInputError
-
-transformers = import_transformers()
 
 V, d, L = 97, 32, 12
 

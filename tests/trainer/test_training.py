@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
 
 from trainer_client.cli import app
-from trainer_client.model.hugging_face import import_transformers
 from trainer_client.model.superposed_lm import SuperposedLM
 from trainer_client.stream.batch_stream import BatchStream
 from trainer_client.trainer.checkpoint import Checkpoints
@@ -35,8 +35,6 @@ from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError, TSTError
 from tst_data.plan.plan import Plan
 from tst_data.run.run_file import load_run
-
-transformers = import_transformers()
 
 MODEL = {
     "model_type": "llama",

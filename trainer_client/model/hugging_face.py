@@ -1,13 +1,7 @@
-"""Importing `transformers`, and building a causal LM from its configuration.
-
-`transformers` imports torchvision where it finds it, for image processors that no language model needs; the
-torchvision that mosaicml-streaming brings does not load beside a CPU build of torch (see
-`tst_data.streaming_compat`). On a trainer node without torchvision there is nothing to repair.
-"""
+"""Building a causal LM from its configuration. `transformers` takes seconds to import, so functions import it."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -16,18 +10,7 @@ from typing import Any
 from tst_data.contract.description import RunDescription
 from tst_data.errors import InvalidInputError, NotFoundError
 
-__all__ = ["build_config", "build_model", "import_transformers"]
-
-
-def import_transformers() -> ModuleType:
-    """The `transformers` package, with its model classes importable."""
-    if importlib.util.find_spec("torchvision") is not None:
-        from tst_data.streaming_compat import repair_torchvision
-
-        repair_torchvision()
-    import transformers
-
-    return transformers
+__all__ = ["build_config", "build_model"]
 
 
 def build_config(model: dict[str, Any] | str, description: RunDescription) -> Any:
@@ -36,7 +19,8 @@ def build_config(model: dict[str, Any] | str, description: RunDescription) -> An
     What the run knows is filled in where it was not given: vocabulary size, end-of-text id, and room for the
     longest sequence. Raises InvalidInputError for what is unknown or too small for the run.
     """
-    transformers = import_transformers()
+    import transformers
+
     given, config = _given_config(transformers, model)
     longest = max(phase.sequence_length for phase in description.phases)
     if "vocab_size" not in given:
@@ -64,7 +48,8 @@ def build_config(model: dict[str, Any] | str, description: RunDescription) -> An
 
 def build_model(config: Any) -> Any:
     """A causal LM with fresh weights in float32. Raises InvalidInputError for a configuration it cannot be made of."""
-    transformers = import_transformers()
+    import transformers
+
     try:
         return transformers.AutoModelForCausalLM.from_config(config).float()
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError, KeyError, AttributeError) as error:
