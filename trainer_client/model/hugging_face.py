@@ -52,7 +52,7 @@ def build_model(config: Any) -> Any:
 
     try:
         return transformers.AutoModelForCausalLM.from_config(config).float()
-    except (ValueError, TypeError, ZeroDivisionError, RuntimeError, KeyError, AttributeError) as error:
+    except Exception as error:  # as many kinds as there are models
         reason = " ".join(str(error).split())[:300]
         raise InvalidInputError(
             f"no causal language model can be made of model '{config.model_type}': {reason}"
@@ -81,12 +81,14 @@ def _given_config(transformers: ModuleType, model: dict[str, Any] | str) -> tupl
             f"model.model_type {given['model_type']!r} is not known to transformers {transformers.__version__}; "
             "it is the name in a model's config.json, such as llama or qwen3"
         ) from None
-    if not isinstance(model, str):  # transformers would take a misspelt key without a word
-        unknown = [key for key in values if key not in default.to_dict() and not hasattr(default, key)]
-        if unknown:
-            raise InvalidInputError(f"model.{unknown[0]} is no key of model_type {given['model_type']}; correct it")
     try:
-        return given, transformers.AutoConfig.for_model(given["model_type"], **values)
-    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        config = transformers.AutoConfig.for_model(given["model_type"], **values)
+    except Exception as error:  # transformers 5 raises errors of its own for a value of the wrong type
         reason = " ".join(str(error).split())[:300]
         raise InvalidInputError(f"model is no configuration of {given['model_type']}: {reason}") from None
+    if not isinstance(model, str):  # transformers keeps a misspelled key as an attribute, without a word
+        known = default.to_dict()
+        unknown = [key for key in values if key not in known and not hasattr(default, key) and hasattr(config, key)]
+        if unknown:
+            raise InvalidInputError(f"model.{unknown[0]} is no key of model_type {given['model_type']}; correct it")
+    return given, config
