@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,19 @@ settings.load_profile("no deadline")
 
 END_OF_TEXT = 255
 
+REPORTED_PACKAGES = ("numpy", "pyarrow", "torch", "transformers", "huggingface_hub", "xxhash", "mosaicml-streaming")
+
 HAS_STREAMING = find_spec("streaming") is not None
 if not HAS_STREAMING:  # an environment of a trainer node or a server node: the tests still need datasets
     mds.import_streaming = plain_streaming
 
 MakeRun = Callable[..., Path]
+
+
+def pytest_report_header() -> str:
+    """The versions that the tests ran with: `make test-nodes` takes the newest."""
+    found = {distribution.name.lower(): distribution.version for distribution in distributions()}
+    return ", ".join(f"{name} {found.get(name, 'is not installed')}" for name in REPORTED_PACKAGES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
