@@ -106,5 +106,5 @@ def test_columns_keep_every_value_over_chunks_of_ids() -> None:
     assert columns.last() == (2 * (count - 1), 2 * count)
 
 
-def test_document_end_is_behind_its_last_token() -> None:
+def test_a_document_ends_after_its_last_token() -> None:
     assert Document(id="a", source="b", row=0, first_token=5, length=3).end == 8

@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import xxhash
 
-from tst_data.dataset.document_index import DocumentColumns, Stretch, parquet_bytes
+from tst_data.dataset.document_index import DocumentColumns, TokenRange, parquet_bytes
 from tst_data.dataset.journal import Journal, JournalEntry
 from tst_data.dataset.manifest import (
     DOCUMENTS_FOLDER,
@@ -118,7 +118,7 @@ class DatasetWriter:
                     f"{source}, row {row}: {len(values)} tokens, of which {dropped} were written before: "
                     "the source has changed; remove the unfinished dataset and convert again"
                 )
-            self._last_begun = Stretch(self.num_tokens - dropped, self.num_tokens - dropped + len(values))
+            self._last_begun = TokenRange(self.num_tokens - dropped, self.num_tokens - dropped + len(values))
         else:
             self._documents.append(id=id, source=source, row=row, first_token=self.num_tokens, length=len(values))
         self._fill(values[dropped:])
@@ -189,7 +189,7 @@ class DatasetWriter:
             self._num_begun += entry.record.num_documents
             self.resume_point = ResumePoint(document=entry.next_document, tokens=entry.next_document_tokens)
         self._to_drop = self.resume_point.tokens
-        self._last_begun = Stretch(self.num_tokens, self.num_tokens)
+        self._last_begun = TokenRange(self.num_tokens, self.num_tokens)
         """The document that was begun last in a committed shard."""
 
     def _checked(self, tokens: np.ndarray | Sequence[int], source: str, row: int) -> np.ndarray:
