@@ -1,4 +1,7 @@
-"""The document index agrees with a brute-force search, however documents and shards lie."""
+"""The document index agrees with a brute-force search, for any lengths of documents and shards.
+
+python -m pytest tests/data/test_document_index.py
+"""
 
 from __future__ import annotations
 
