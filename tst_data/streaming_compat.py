@@ -1,12 +1,11 @@
 """Importing mosaicml-streaming beside the CPU build of torch.
 
-`import streaming` imports torchvision, and the torchvision wheel of the Python package index is built for CUDA:
-beside a CPU torch its operator library does not load, and the import ends with "operator torchvision::nms does
-not exist". Declaring the two operators that torchvision registers fake kernels for is enough; nothing here ever
-calls them. Where torchvision imports as it is, nothing is declared.
+`import streaming` imports torchvision, and the torchvision wheel of the Python package index is built for CUDA. Beside
+a CPU build of torch its operator library does not load, and the import ends with "operator torchvision::nms does not
+exist". It is enough to declare the two operators for which torchvision registers fake kernels; nothing here calls them.
+Where torchvision can be imported as it is, nothing is declared.
 
-The import takes about five seconds, which is why it stands inside the functions that write MDS files, never at
-the top of a module.
+The import takes about five seconds. So it is inside the functions that write MDS files, never at the top of a module.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _OPERATORS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 _libraries: list[Any] = []
-"""A `torch.library.Library` withdraws its operators when it is collected: kept for the life of the process."""
+"""A `torch.library.Library` takes its operators away when it is collected, so it is kept until the process ends."""
 
 
 def repair_torchvision() -> None:
@@ -32,9 +31,7 @@ def repair_torchvision() -> None:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error) or _libraries:
             raise
-        from torch.library import Library
-
-        library = Library("torchvision", "FRAGMENT")
+        library = importlib.import_module("torch.library").Library("torchvision", "FRAGMENT")
         for operator in _OPERATORS:
             library.define(operator)
         _libraries.append(library)
