@@ -275,7 +275,7 @@ def test_thousands_of_phases_over_one_group() -> None:
 
 
 def test_where_a_phase_begins_and_ends_in_a_dataset() -> None:
-    """Ten windows an epoch: the end of the first is no repetition, one window more is."""
+    """Ten windows an epoch: a run that ends with the first epoch repeats nothing, one window more does."""
     content: dict[str, Any] = {
         "name": "r", "datasets": [{"path": "d"}], "sequence_length": 4, "batch_size": 1,
         "phases": [{"bag_size": 1, "steps": 4}, {"bag_size": 1, "steps": 6}],

@@ -53,7 +53,8 @@ def _pattern(counts: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int
     pattern = np.zeros(PATTERN_LENGTH, dtype=np.int64)
     before = np.zeros((PATTERN_LENGTH + 1, len(counts)), dtype=np.int64)
     for place in range(1, PATTERN_LENGTH + 1):
-        # A dataset may be chosen when it is behind its share by 1/slack; of those, the one whose deadline is first.
+        # A dataset may be chosen when it has 1/slack of a window less than its share. Of those, the one whose deadline
+        # comes first is chosen.
         eligible = [
             i
             for i, count in enumerate(counts)
