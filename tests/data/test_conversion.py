@@ -438,7 +438,7 @@ def test_inspect_and_verify(tmp_path: Path, corpus: Path, tst_data: CommandLine,
     data[-100] ^= 1
     shard.write_bytes(data)
     check_refused(tst_data("verify", out), r"shard\.00001\.mds.*piece 0")
-    check_refused(tst_data("inspect", tmp_path / "nowhere"), r"there is no such folder")
+    check_refused(tst_data("inspect", tmp_path / "nowhere"), r"nowhere': does not exist; ")
 
 
 @pytest.mark.parametrize(("value", "share"), [("0.5%", 0.005), ("0.005", 0.005), ("0", 0.0), (" 20 %", 0.2)])
