@@ -33,7 +33,7 @@ from tst_data.conversion.pipeline import ConversionProgress, in_validation
 from tst_data.dataset.reader import open_dataset
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError, TSTError
-from tst_data.tokenizer.loading import ByteTokenizer
+from tst_data.tokenizer.byte_tokenizer import ByteTokenizer
 
 END_OF_TEXT = 256
 

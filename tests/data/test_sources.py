@@ -173,7 +173,7 @@ def test_without_network_the_hub_is_not_asked_again_and_again(
 ) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("tst_data.sources.hugging_face.hub_answers", lambda: False)
+    monkeypatch.setattr("tst_data.sources.hugging_face.hub_is_reachable", lambda: False)
     check_refused(r"hf://no-one/nothing: the dataset cannot be loaded \(.*\); check name, split", "hf://no-one/nothing")
     assert capfd.readouterr().err == ""
     offline: list[bool] = []
@@ -184,7 +184,7 @@ def test_without_network_the_hub_is_not_asked_again_and_again(
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert texts(read("hf://no-one/cached")) == TEXTS
-    monkeypatch.setattr("tst_data.sources.hugging_face.hub_answers", lambda: True)
+    monkeypatch.setattr("tst_data.sources.hugging_face.hub_is_reachable", lambda: True)
     assert texts(read("hf://no-one/fetched")) == TEXTS
     assert offline == [True, False]
     assert datasets.config.HF_HUB_OFFLINE is False

@@ -24,7 +24,8 @@ from typing import BinaryIO
 import numpy as np
 
 from tst_data.configuration import Frozen
-from tst_data.tokenizer.loading import Tokenizer, load_saved_tokenizer
+from tst_data.tokenizer.base import Tokenizer
+from tst_data.tokenizer.loading import load_saved_tokenizer
 
 __all__ = ["Failure", "pack", "read_frame", "write_frame"]
 

@@ -19,7 +19,7 @@ from tst_data.dataset.manifest import TokenizerDescription, document_file_name, 
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError
 from tst_data.sources.document import SourceDocument
-from tst_data.tokenizer.loading import TOKENIZER_FILES, Tokenizer
+from tst_data.tokenizer.base import TOKENIZER_FILES, Tokenizer
 
 __all__ = ["END", "Output", "Place"]
 

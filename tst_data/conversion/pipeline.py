@@ -35,7 +35,8 @@ from tst_data.sources.document import ReadOptions, SourceDocument
 from tst_data.sources.parts import SourcePart, find_sources, sources_digest
 from tst_data.stores.destination import refuse_inside_sources, writing_to
 from tst_data.streaming_compat import import_streaming
-from tst_data.tokenizer.loading import Tokenizer, load_saved_tokenizer, load_tokenizer, split_training_size
+from tst_data.tokenizer.base import Tokenizer
+from tst_data.tokenizer.loading import load_saved_tokenizer, load_tokenizer, split_training_size
 from tst_data.tokenizer.training import sampled, train_tokenizer
 
 __all__ = ["Conversion", "ConversionProgress", "ConversionReport", "convert", "in_validation", "validation_path"]

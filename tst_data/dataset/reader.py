@@ -27,7 +27,7 @@ from tst_data.durable_files import hash_file
 from tst_data.errors import DamagedDataError, InvalidInputError
 
 if TYPE_CHECKING:
-    from tst_data.tokenizer.loading import Tokenizer
+    from tst_data.tokenizer.base import Tokenizer
 
 __all__ = ["Dataset", "open_dataset"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from tst_data.errors import InvalidInputError
 from tst_data.sources.columnar import check_type, documents_of_batches
 from tst_data.sources.document import ReadOptions, SourceDocument, check_columns
-from tst_data.stores.hub import hub_answers
+from tst_data.stores.hub import hub_is_reachable
 
 __all__ = ["HUB_PREFIX", "HubDataset", "is_saved_dataset"]
 
@@ -65,7 +65,7 @@ class HubDataset:
         def load() -> Any:
             import datasets
 
-            with _asking_the_cache_only() if not hub_answers() else nullcontext():
+            with _asking_the_cache_only() if not hub_is_reachable() else nullcontext():
                 return datasets.load_dataset(address, split=split or "train")
 
         return cls(name=source, load=load, advice="check name, split and network")
