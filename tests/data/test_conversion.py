@@ -29,7 +29,8 @@ from tst_data.commands.convert import parse_share
 from tst_data.commands.progress import describe, seconds_left
 from tst_data.conversion.encode_worker import write_frame
 from tst_data.conversion.local_engine import EncodingPool
-from tst_data.conversion.pipeline import ConversionProgress, in_validation
+from tst_data.conversion.request import ConversionProgress
+from tst_data.conversion.splits import in_validation
 from tst_data.dataset.reader import open_dataset
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError, TSTError
@@ -153,7 +154,7 @@ def test_every_document_is_closed_by_end_of_text_in_the_order_of_the_sources(
 def test_the_result_does_not_depend_on_the_number_of_workers(
     tmp_path: Path, corpus: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch, tokenizer: str
 ) -> None:
-    monkeypatch.setattr("tst_data.conversion.pipeline.BATCH_BYTES", 2000)
+    monkeypatch.setattr("tst_data.conversion.document_batches.BATCH_BYTES", 2000)
     options = ("--tokenizer", tokenizer, "--validation", "10%", "--shard-tokens", 4096)
     for workers in (1, 3):
         assert convert(corpus, *options, "--workers", workers, tmp_path / f"{workers}").code == 0
@@ -251,7 +252,7 @@ def test_a_destination_that_holds_something_else_is_left_alone(
     check_refused(convert(corpus, "--validation", "0.1", tmp_path / "x"), r"x-validation: already holds something")
     (tmp_path / ".y.converting").mkdir()
     (tmp_path / ".y.converting" / "mine").touch()
-    check_refused(convert(corpus, tmp_path / "y"), r"holds 'mine', which no conversion put there")
+    check_refused(convert(corpus, tmp_path / "y"), r"holds 'mine', which is not from a conversion")
     assert (folder / "thesis.txt").read_text() == "years of work"
     assert (tmp_path / ".y.converting" / "mine").exists()
     (tmp_path / "empty").mkdir()
@@ -263,18 +264,18 @@ def test_an_interrupted_conversion_is_not_mixed_with_another(
 ) -> None:
     out, staging = tmp_path / "out", tmp_path / ".out.converting"
     with monkeypatch.context() as patch:
-        patch.setattr("tst_data.conversion.output.DatasetWriter.finish", interrupt)
+        patch.setattr("tst_data.conversion.split_writer.DatasetWriter.finish", interrupt)
         outcome = convert(corpus, "--shard-tokens", 4096, out)
         assert outcome.code == 130
         assert "give the same command again" in outcome.errors
     assert staging.is_dir()
     assert not out.exists()
-    check_refused(convert(corpus, "--lines", "--shard-tokens", 4096, out), r"interrupted conversion with lines False")
+    check_refused(convert(corpus, "--lines", "--shard-tokens", 4096, out), r"interrupted conversion with lines false")
     os.utime(corpus / "c.txt", (1, 1))
     check_refused(convert(corpus, "--shard-tokens", 4096, out), r"interrupted conversion with other source files")
     with (staging / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        check_refused(convert(corpus, out), r"another process is converting into it")
+        check_refused(convert(corpus, out), r"another process is converting to it")
     assert convert(corpus, "--lines", "--restart", out).code == 0
     assert not staging.exists()
 
@@ -361,7 +362,7 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
         ([tmp_path / "nowhere.txt"], r"nowhere\.txt: no such file or folder"),
         ([empty], r"empty\.jsonl: no documents"),
         ([tmp_path / "folder.jsonl"], r"folder holds no files"),
-        ([blank], r"blank\.jsonl: every document is empty, .*check the files, --column \('text' now\)"),
+        ([blank], r"blank\.jsonl: every document is empty, .*check the files, --column \(now 'text'\)"),
         ([broken], r"broken\.jsonl\.gz: damaged or cut-off gzip file"),
         ([latin], r"latin\.txt: not UTF-8 at byte 3"),
         ([good, bad], r"bad\.jsonl: line 2: not JSON"),
@@ -373,8 +374,8 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
         ([good, "--validation", "half"], r"--validation half: expected a share"),
         ([good, "--validation", "100%"], r"--validation 100%: expected a share"),
         ([good, "--validation", "0.0001%"], r"--validation 1e-06: leaves no document for validation"),
-        ([few, "--validation", "80%"], r"--validation 0.8: leaves no document but empty ones for training"),
-        ([good, "--workers", 0], r"0 workers cannot encode"),
+        ([few, "--validation", "80%"], r"--validation 0.8: leaves only empty documents for training"),
+        ([good, "--workers", 0], r"--workers 0: expected at least 1"),
         ([good, "--shard-tokens", 5000], r"5000"),
     ]
     elsewhere: list[tuple[Path, str, str]] = [
@@ -469,7 +470,7 @@ def test_a_text_that_the_tokenizer_cannot_encode_is_named(
     before = sorted(tmp_path.iterdir())
     check_refused(
         convert(source, "--tokenizer", tmp_path / "t.json", "--workers", 2, tmp_path / "out"),
-        r"a\.jsonl: row 3: the tokenizer cannot encode this text \(.*\[UNK\].*\); use one that has an unknown token",
+        r"a\.jsonl: row 3: the tokenizer cannot encode this text \(.*\[UNK\].*\); use one with an unknown token",
     )
     assert sorted(tmp_path.iterdir()) == before
 
@@ -477,7 +478,7 @@ def test_a_text_that_the_tokenizer_cannot_encode_is_named(
 def test_a_worker_that_cannot_load_its_tokenizer_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with (
         EncodingPool(tmp_path, "uint16", 1) as pool,
-        pytest.raises(TSTError, match=r"an encoding process cannot encode \(.*holds no tokenizer.*\); correct that"),
+        pytest.raises(TSTError, match=r"encoding process: it cannot encode \(.*holds no tokenizer.*\); correct that"),
     ):
         list(pool.encode(Batch([b"x" * 1000] * 1000) for _ in range(10)))
     assert capfd.readouterr().err == ""
@@ -517,7 +518,7 @@ def test_no_import_is_under_way_when_a_conversion_ends(
         time.sleep(0.5)
         raise RuntimeError("can't register atexit after shutdown")
 
-    monkeypatch.setattr("tst_data.conversion.pipeline.BATCH_BYTES", 100)
+    monkeypatch.setattr("tst_data.conversion.document_batches.BATCH_BYTES", 100)
     monkeypatch.setattr("tst_data.conversion.pipeline.import_streaming", slow_import)
     source = write_texts(tmp_path / "a.jsonl", [f"document {number}" for number in range(60)])
     check_refused(convert(source, "--validation", "1e-9", tmp_path / "out"), r"leaves no document for validation")
@@ -532,7 +533,7 @@ def test_a_worker_that_dies_is_reported_and_workers_end_with_the_pool(tmp_path: 
         _, first = next(results)
         assert [len(tokens) for tokens in first] == [1001] * 10
         os.kill(pool._workers[1].pid, signal.SIGKILL)
-        with pytest.raises(TSTError, match=r"an encoding process was killed by signal 9 .* to go on"):
+        with pytest.raises(TSTError, match=r"encoding process: it was killed by signal 9, .* to resume"):
             list(results)
         workers = pool._workers
     assert all(worker.poll() is not None for worker in workers)

@@ -229,7 +229,7 @@ def test_damaged_and_cut_off_compression_is_refused(tmp_path: Path, suffix: str)
         check_refused(rf"cut\.txt{suffix}: damaged or cut-off", path)
 
 
-def test_text_that_is_not_utf8_is_refused_with_its_place_or_passed_over(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_refused_with_its_place_or_skipped(tmp_path: Path) -> None:
     text, lines, table = tmp_path / "a.txt", tmp_path / "b.jsonl", tmp_path / "c.csv"
     text.write_bytes(b"caf\xe9")
     lines.write_bytes(b'{"text": "fine"}\n{"text": "caf\xe9"}\n')
@@ -237,9 +237,9 @@ def test_text_that_is_not_utf8_is_refused_with_its_place_or_passed_over(tmp_path
     check_refused(r"a\.txt: not UTF-8 at byte 3 \(0xe9\); convert it", text)
     check_refused(r"b\.jsonl: line 2: not UTF-8 at byte 13", lines)
     check_refused(r"c\.csv: line 3: not UTF-8", table)
-    passed_over: list[str] = []
-    assert texts(read(text, lines, table, passed_over=passed_over.append)) == ["fine", "fine", "end"]
-    assert len(passed_over) == 3
+    skipped: list[str] = []
+    assert texts(read(text, lines, table, on_skip=skipped.append)) == ["fine", "fine", "end"]
+    assert len(skipped) == 3
 
 
 def test_invalid_utf8_in_parquet_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import typer
 
 from tst_data.command_line import print_json
 from tst_data.commands.progress import ConversionDisplay, verify_progress
-from tst_data.conversion.pipeline import Conversion, ConversionReport, convert
+from tst_data.conversion.pipeline import convert
+from tst_data.conversion.request import Conversion, ConversionReport
 from tst_data.dataset.document_index import Document
 from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.errors import InvalidInputError

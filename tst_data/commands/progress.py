@@ -15,7 +15,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from tst_data.conversion.pipeline import ConversionProgress
+from tst_data.conversion.request import ConversionProgress
 
 __all__ = ["ConversionDisplay", "verify_progress"]
 

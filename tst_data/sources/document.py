@@ -47,7 +47,7 @@ class ReadOptions:
     column: str = "text"
     id_column: str | None = None
     lines: bool = False
-    passed_over: Callable[[str], None] | None = None
+    on_skip: Callable[[str], None] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -55,9 +55,9 @@ class ReadOptions:
 
     def refuse_text(self, message: str) -> None:
         """A text that is not valid UTF-8: an error, or one document passed over."""
-        if self.passed_over is None:
+        if self.on_skip is None:
             raise InvalidInputError(f"{message}; convert it to UTF-8, or pass such texts over with --skip-invalid")
-        self.passed_over(message)
+        self.on_skip(message)
 
 
 def check_columns(place: str, present: Sequence[str], options: ReadOptions) -> None:
