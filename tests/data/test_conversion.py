@@ -363,9 +363,9 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
         ([empty], r"empty\.jsonl: no documents"),
         ([tmp_path / "folder.jsonl"], r"folder holds no files"),
         ([blank], r"blank\.jsonl: every document is empty, .*check the files, --column \(now 'text'\)"),
-        ([broken], r"broken\.jsonl\.gz: damaged or cut-off gzip file"),
+        ([broken], r"broken\.jsonl\.gz: damaged or incomplete gzip file"),
         ([latin], r"latin\.txt: not UTF-8 at byte 3"),
-        ([good, bad], r"bad\.jsonl: line 2: not JSON"),
+        ([good, bad], r"bad\.jsonl: line 2: is not JSON"),
         ([null], r"null\.jsonl: line 2: column 'text' is null"),
         ([good, "--column", "body"], r"no column 'body'; choose with --column from: text"),
         ([good, "--tokenizer", tmp_path / "none.json"], r"none\.json: no such file or folder"),
@@ -381,7 +381,7 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
     elsewhere: list[tuple[Path, str, str]] = [
         (good, "s3://bucket/out", r"--out s3://bucket/out: expected a folder on this machine"),
         (good, f"{good}/below/out", r"good\.jsonl/below/out: cannot be written: .*good\.jsonl is not a folder"),
-        (tmp_path, str(out), r"out: lies in the source folder"),
+        (tmp_path, str(out), r"out: is in the source folder"),
     ]
     before = sorted(tmp_path.iterdir())
     for arguments, message in cases:
