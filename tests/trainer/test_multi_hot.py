@@ -1,4 +1,4 @@
-"""The multi-hot cross-entropy as TST.md defines it, in its plain and its fused form."""
+"""The multi-hot cross-entropy as docs/concepts/token-superposition.md#loss defines it, plain and fused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer_client.loss import multi_hot as loss_module
 from trainer_client.loss.multi_hot import linear_multi_hot_cross_entropy, multi_hot_cross_entropy
-from trainer_client.loss.slot_weights import SLOT_WEIGHTS, normalised_slot_weights
+from trainer_client.loss.slot_weights import SLOT_WEIGHTS, normalized_slot_weights
 from tst_data.contract.bags import IGNORED, BagGeometry
 from tst_data.errors import InvalidInputError
 
@@ -121,7 +121,7 @@ def test_ignored_slots_do_not_count_in_any_denominator() -> None:
     targets[0, 3, 1:] = IGNORED  # the last bag of a window has slot 0 only
     losses = [functional.cross_entropy(logits[0, :n], targets[0, :n, slot]) for slot, n in enumerate([4, 3, 3])]
     torch.testing.assert_close(multi_hot_cross_entropy(logits, targets), torch.stack(losses).mean())
-    targets[..., 2] = IGNORED  # a slot without any target is left out, the others renormalised
+    targets[..., 2] = IGNORED  # a slot without any target is left out, the others normalized again
     torch.testing.assert_close(
         multi_hot_cross_entropy(logits, targets, slot_weights=[1, 3, 4]), (losses[0] + 3 * losses[1]) / 4
     )
@@ -238,23 +238,23 @@ def test_autocast_multiplies_in_its_dtype_and_returns_full_precision_gradients()
 
 @pytest.mark.parametrize("name", SLOT_WEIGHTS)
 def test_slot_weights_sum_to_1_and_are_1_at_bag_size_1(name) -> None:
-    assert normalised_slot_weights(name, 1) == [1.0]
+    assert normalized_slot_weights(name, 1) == [1.0]
     for s in (2, 7):
-        weights = normalised_slot_weights(name, s)
+        weights = normalized_slot_weights(name, s)
         assert sum(weights) == pytest.approx(1)
         assert weights == sorted(weights, reverse=True)
 
 
 def test_slot_weights_are_those_of_the_paper() -> None:
-    assert normalised_slot_weights(None, 4) == [0.25] * 4
-    assert normalised_slot_weights("first", 3) == [1, 0, 0]
-    power = normalised_slot_weights("power", 3)
+    assert normalized_slot_weights(None, 4) == [0.25] * 4
+    assert normalized_slot_weights("first", 3) == [1, 0, 0]
+    power = normalized_slot_weights("power", 3)
     assert [weight / power[0] for weight in power] == pytest.approx([1, 1 / 2, 1 / 3])
-    exponential = normalised_slot_weights("exponential", 2)
+    exponential = normalized_slot_weights("exponential", 2)
     assert exponential[1] / exponential[0] == pytest.approx(math.exp(-1))
-    information = normalised_slot_weights("mutual_information", 2)
+    information = normalized_slot_weights("mutual_information", 2)
     assert information[1] / information[0] == pytest.approx((3.63 + 1.35 * 2**-1.25) / (3.63 + 1.35))
-    assert normalised_slot_weights(torch.tensor([1.0, 3.0]), 2) == [0.25, 0.75]
+    assert normalized_slot_weights(torch.tensor([1.0, 3.0]), 2) == [0.25, 0.75]
 
 
 LOGITS, TARGETS = torch.zeros(2, 3, 5), torch.zeros(2, 3, 2, dtype=torch.int64)
@@ -263,10 +263,10 @@ LOGITS, TARGETS = torch.zeros(2, 3, 5), torch.zeros(2, 3, 2, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("logits", "targets", "slot_weights", "words"),
     [
-        (LOGITS, TARGETS[..., 0], None, r"\(2, 3, 5\) and targets \(2, 3\)"),
-        (LOGITS, TARGETS[:, :2], None, "do not fit"),
+        (LOGITS, TARGETS[..., 0], None, r"targets: the shape \(2, 3\) does not fit .* \(2, 3, 5\)"),
+        (LOGITS, TARGETS[:, :2], None, "does not fit"),
         (LOGITS, TARGETS[..., :0], None, "s of 1 or more"),
-        (LOGITS, TARGETS.int(), None, "int64, not torch.int32"),
+        (LOGITS, TARGETS.int(), None, r"targets: expected int64 \(given: torch.int32\)"),
         (LOGITS.long(), TARGETS, None, "floating point"),
         (LOGITS, TARGETS, [1.0], "1 weights, but the targets have 2 slots"),
         (LOGITS, TARGETS, [1.0, -1.0], "not negative"),
@@ -288,9 +288,9 @@ def test_what_does_not_fit_is_refused_in_one_line(logits, targets, slot_weights,
 @pytest.mark.parametrize(
     ("weight", "bias", "words"),
     [
-        (torch.zeros(7, 4), None, r"weight \(7, 4\) does not fit hidden"),
-        (torch.zeros(7, 5), torch.zeros(5), r"bias \(5,\) does not fit"),
-        (torch.zeros(7, 5).double(), None, "one dtype"),
+        (torch.zeros(7, 4), None, r"weight: the shape \(7, 4\) does not fit hidden"),
+        (torch.zeros(7, 5), torch.zeros(5), r"bias: the shape \(5,\) does not fit"),
+        (torch.zeros(7, 5).double(), None, "different dtypes .* convert them to one"),
     ],
 )
 def test_a_head_that_does_not_fit_is_refused(weight, bias, words) -> None:

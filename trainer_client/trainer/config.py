@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from trainer_client.loss.slot_weights import normalised_slot_weights
+from trainer_client.loss.slot_weights import normalized_slot_weights
 from tst_data.configuration import Frozen, load_model
 
 __all__ = ["CheckpointConfig", "EvaluationConfig", "TrainConfig", "load_train_config"]
@@ -84,7 +84,7 @@ class TrainConfig(Frozen):
     @classmethod
     def _check_slot_weights(cls, value: str | tuple[float, ...] | None) -> str | tuple[float, ...] | None:
         if value is not None:
-            normalised_slot_weights(value, 1 if isinstance(value, str) else len(value))
+            normalized_slot_weights(value, 1 if isinstance(value, str) else len(value))
         return value
 
     @field_validator("model")
