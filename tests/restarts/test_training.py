@@ -280,7 +280,7 @@ def test_terminated_trainer_saves_a_checkpoint_of_the_last_step_it_took(
         started.send_signal(signal.SIGTERM)
         _, stderr = started.communicate(timeout=60)
     assert started.returncode == 143
-    assert "the same command goes on" in stderr
+    assert "run the same command to resume" in stderr
     assert "Traceback" not in stderr
     (checkpoint,) = (output / "checkpoints").iterdir()
     next_step = json.loads((checkpoint / "checkpoint.json").read_text())["stream"]["next_step"]

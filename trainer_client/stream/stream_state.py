@@ -87,13 +87,13 @@ class StreamState:
 
     def check_step(self, name: str, step: Any) -> int:
         """A step from 0 to the end of the run, which is a position too. Raises InvalidInputError."""
-        step = whole_number(name, step, at_least=0)
+        number = whole_number(name, step, at_least=0)
         total = self._description.total_steps
-        if step > total:
+        if number > total:
             raise InvalidInputError(
-                f"{name}: {step} is past the end of run '{self._description.name}'; choose 0 to {total}"
+                f"{name}: {number} is past the end of run '{self._description.name}'; choose 0 to {total}"
             )
-        return step
+        return number
 
     def _saved_step(self, state: Mapping[str, Any], location: str) -> int:
         remedy = "pass what state_dict() returned, with version, fingerprint and next_step"
