@@ -126,9 +126,10 @@ def test_a_malformed_state_is_refused_and_changes_nothing(source: Any, change: d
     with BatchStream(source, start_step=2) as stream:
         with pytest.raises(InvalidInputError, match=message):
             stream.load_state_dict(stream.state_dict() | change)
-        for state in ({}, {"next_step": 1}, [], None):
+        wrong: tuple[Any, ...] = ({}, {"next_step": 1}, [], None)
+        for state in wrong:
             with pytest.raises(InvalidInputError, match="pass what state_dict"):
-                stream.load_state_dict(state)  # type: ignore[arg-type]
+                stream.load_state_dict(state)
         with pytest.raises(InvalidInputError, match="digest"):
             stream.load_state_dict(stream.state_dict() | {"next_step": 5}, digest="xyz")
         assert next(stream).step == 2

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.support.training import MODEL, STEPS, SWITCH, Trained, events, make_trainer
-from trainer_client.trainer.config import TrainConfig
+from trainer_client.trainer.config import EvaluationConfig, TrainConfig
 from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import write_dataset
 from tst_data.errors import InvalidInputError
@@ -42,8 +42,9 @@ def test_evaluation_uses_no_dropout_and_training_still_does(
     )
     plain = make_trainer(run_file, config, tmp_path / "plain")
     for trainer in (dropping, plain):  # from the same seed: the same weights
-        assert trainer._evaluation is not None
         trainer.close()
+    assert dropping._evaluation is not None
+    assert plain._evaluation is not None
     superposed = dropping._superposed.train()
     batch = {"inputs": torch.arange(16)[None, :, None], "targets": torch.arange(1, 17)[None, :, None]}
     assert superposed(batch).loss.item() != superposed(batch).loss.item()
@@ -64,6 +65,6 @@ def test_evaluation_on_text_of_another_tokenizer_is_refused(
     write_dataset(
         other, [[1, 2, 3]] * 20, vocabulary_size=99, end_of_text_id=0, sample_tokens=8, shard_tokens=64
     ).close()
-    changed = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"dataset": str(other)})})
+    changed = config.model_copy(update={"evaluation": EvaluationConfig(dataset=str(other))})
     with pytest.raises(InvalidInputError, match="vocabulary_size 99, but run 'test' has 256"):
         make_trainer(run_file, changed, tmp_path / "output")

@@ -56,8 +56,8 @@ def test_a_compressed_body_is_refused(server: FaultServer) -> None:
         table = pa.ipc.open_stream(body).read_all()
         with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
             writer.write_table(table)
-        body: bytes = sink.getvalue().to_pybytes()
-        return body
+        made: bytes = sink.getvalue().to_pybytes()
+        return made
 
     server.faults.extend([replaced(compressed)] * 3)
     with BatchStream(server.url, prefetch=0) as stream, pytest.raises(DamagedDataError):

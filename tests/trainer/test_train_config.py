@@ -34,7 +34,7 @@ def test_model_shape_from_a_config_json(run_file: Path, config: TrainConfig, tmp
     shape = tmp_path / "config.json"
     shape.write_text(json.dumps({**MODEL, "vocab_size": 300, "architectures": ["LlamaForCausalLM"]}))
     trainer = make_trainer(run_file, config.model_copy(update={"model": str(shape)}), tmp_path / "output")
-    assert trainer.model.get_input_embeddings().weight.shape == (300, 32)
+    assert trainer.model.get_parameter("model.embed_tokens.weight").shape == (300, 32)
     trainer.close()
 
 

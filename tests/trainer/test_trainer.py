@@ -105,9 +105,9 @@ def test_nothing_is_reset_at_the_switch(
     assert [count for _, count, *_ in seen.values()] == list(range(1, STEPS + 1))
     before, after = seen[SWITCH - 1][2], seen[SWITCH][2]
     assert after >= 0.95 * before > 0
-    schedule = {"total_steps": STEPS, "warmup_steps": 1, "decay_fraction": 0.1}
     assert [rate for *_, rate in seen.values()] == [
-        pytest.approx(1e-3 * learning_rate_factor(step, **schedule)) for step in range(STEPS)
+        pytest.approx(1e-3 * learning_rate_factor(step, total_steps=STEPS, warmup_steps=1, decay_fraction=0.1))
+        for step in range(STEPS)
     ]
 
 
