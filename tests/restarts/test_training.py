@@ -1,4 +1,7 @@
-"""The trainer's promises over real processes: killed, stopped, distributed, and with a server that dies."""
+"""The trainer's promises with real processes: killed, stopped, distributed, and with a server that dies.
+
+python -m pytest tests/restarts/test_training.py
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tests.conftest import MakeRun
 from trainer_client.trainer.metrics_log import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -61,7 +65,7 @@ def write_config(tmp_path: Path, tiny_dataset: Any) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def run_file(make_run: Any, tiny_dataset: Any) -> Path:
+def run_file(make_run: MakeRun, tiny_dataset: Any) -> Path:
     phases = [{"bag_size": 4, "steps": SWITCH}, {"bag_size": 1, "steps": STEPS - SWITCH}]
     return make_run(tiny_dataset, phases=phases, batch_size=8)
 
@@ -73,7 +77,7 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def process(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process in a group of its own, of which nothing is left afterwards."""
+    """A process in a new process group. At the end the whole group is killed."""
     started = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -124,8 +128,8 @@ def measured(output: Path) -> list[dict[str, Any]]:
 
 
 def digests(output: Path) -> list[str]:
-    report: dict[str, Any] = json.loads((output / "report.json").read_text())
-    return report["digests"]
+    found: list[str] = json.loads((output / "report.json").read_text())["digests"]
+    return found
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
@@ -170,13 +174,13 @@ def free_port() -> int:
 
 def is_ready(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as response:
+            return bool(response.status == 200)
     except OSError:
         return False
 
 
-def test_server_killed_in_mid_run_and_restarted_changes_no_loss(
+def test_server_killed_during_a_run_and_restarted_changes_no_loss(
     tmp_path: Path, run_file: Path, write_config: Callable[..., Path]
 ) -> None:
     config, port = write_config(timeout_seconds=90), free_port()
@@ -210,10 +214,10 @@ def test_server_killed_in_mid_run_and_restarted_changes_no_loss(
     assert digests(disturbed) == digests(undisturbed)
 
 
-def test_two_processes_train_what_one_does_and_one_goes_on_with_what_two_began(
+def test_two_processes_train_what_one_does_and_one_resumes_what_two_began(
     tmp_path: Path, run_file: Path, write_config: Callable[..., Path]
 ) -> None:
-    model = {**CONFIG["model"], "attention_dropout": 0.0}  # each rank would drop out its own
+    model = {**CONFIG["model"], "attention_dropout": 0.0}  # each rank would drop other values
     two = write_config("two", model=model, micro_batches=2, checkpoint={"every": 7, "keep": 9})
     outputs = {name: tmp_path / name for name in ("alone", "together", "resumed")}
     torchrun = (
@@ -260,7 +264,7 @@ def steps(output: Path) -> list[dict[str, float]]:
 
 
 def test_terminated_trainer_saves_a_checkpoint_of_the_last_step_it_took(
-    tmp_path: Path, make_run: Any, tiny_dataset: Any, write_config: Callable[..., Path]
+    tmp_path: Path, make_run: MakeRun, tiny_dataset: Any, write_config: Callable[..., Path]
 ) -> None:
     run = make_run(tiny_dataset, phases=[{"bag_size": 1, "steps": 100_000}])
     output = tmp_path / "output"
@@ -280,7 +284,7 @@ def test_terminated_trainer_saves_a_checkpoint_of_the_last_step_it_took(
         started.send_signal(signal.SIGTERM)
         _, stderr = started.communicate(timeout=60)
     assert started.returncode == 143
-    assert "the same command goes on" in stderr
+    assert "run the same command to resume" in stderr
     assert "Traceback" not in stderr
     (checkpoint,) = (output / "checkpoints").iterdir()
     next_step = json.loads((checkpoint / "checkpoint.json").read_text())["stream"]["next_step"]
