@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.fault_server import FaultServer
+from tests.support.serving import running
 from trainer_client import Batch, BatchStream
 from tst_data import Dataset, Plan, load_run
 from tst_data.errors import ForeignDataError, InvalidInputError, NotFoundError, TSTError
@@ -69,27 +68,8 @@ def plan(run_file: Path) -> Iterator[Plan]:
 def sources(run_file: Path, plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("materialized") / "out"
     materialize(plan, folder, shard_bytes=10_000)
-    with FaultServer(plan) as server, tst_serve(run_file) as url:
-        yield {"run file": run_file, "folder": folder, "url": server.url, "tst-serve": url}
-
-
-@contextmanager
-def tst_serve(run_file: Path) -> Iterator[str]:
-    """The URL of the run at a server process of its own."""
-    command = [sys.executable, "-m", "service.cli", str(run_file), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout is not None
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found is not None
-        yield found[0]
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
-            process.communicate()
+    with FaultServer(plan) as faulty, running(run_file) as server:
+        yield {"run file": run_file, "folder": folder, "url": faulty.url, "tst-serve": server.run_url}
 
 
 @pytest.fixture(params=["run file", "folder", "url", "tst-serve"])
