@@ -105,6 +105,14 @@ def test_shows_bags_as_text_and_never_as_markup(page: Any) -> None:
     assert page.problems == []
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_is_as_wide_as_the_window(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.click("button[type=submit]")
+    page.wait_for_selector(".bags")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
 def test_shows_what_is_wrong_with_a_step(page: Any) -> None:
     page.fill("#step", "99")
     page.click("button[type=submit]")
