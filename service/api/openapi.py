@@ -30,19 +30,20 @@ TAGS = [
 ]
 
 BATCH_PATH = "/v1/runs/{run}/batches/{step}"
+READY_PATH = "/readyz"
 ANY_PATH = {
     "405": "The method is neither GET nor HEAD.",
     "500": "Unexpected error. It is written to the server's log.",
-    "503": "The server is overloaded or not ready. Ask again.",
 }
-RUN_PATH = {
+RUN_PATH = {"404": "There is no such run."}
+STEP_PATH = {
     "404": "There is no such run, step or sequence.",
     "422": "A parameter is unknown, repeated, cannot be read, or does not fit the run.",
-}
-DATA_PATH = {
     "500": "Unexpected error, or stored data is damaged. With damaged data the type ends in `/damaged-data`: do not "
-    "ask again."
+    "ask again.",
+    "503": "All places of the worker process are taken. Ask again.",
 }
+NOT_READY = {"503": "A run cannot be read. Ask again."}
 BATCH = {
     "200": {
         "description": "The batch.",
@@ -76,26 +77,32 @@ def _completed(schema: dict[str, Any]) -> dict[str, Any]:
     for path, item in schema["paths"].items():
         responses = item["get"]["responses"]
         responses.pop("422", None)
+        if path == BATCH_PATH:
+            responses |= BATCH
         for status, description in _problems(path).items():
-            responses[status] = {
-                "description": description,
-                "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            }
-        responses["503"]["headers"] = {
-            "Retry-After": {
-                "schema": {"type": "integer"},
-                "description": f"Seconds to wait before asking again ({RETRY_AFTER_SECONDS}).",
-            }
-        }
-    schema["paths"][BATCH_PATH]["get"]["responses"] |= BATCH
+            responses[status] = _problem_response(status, description)
+        item["get"]["responses"] = dict(sorted(responses.items()))
     return schema
 
 
 def _problems(path: str) -> dict[str, str]:
-    """The descriptions of the problems that a path can respond with, by their status."""
+    """The problems that a path can respond with: their descriptions by status."""
     problems = dict(ANY_PATH)
     if "{run}" in path:
         problems |= RUN_PATH
     if "{step}" in path:
-        problems |= DATA_PATH
+        problems |= STEP_PATH
+    if path == READY_PATH:
+        problems |= NOT_READY
     return problems
+
+
+def _problem_response(status: str, description: str) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": description,
+        "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    if status == "503":
+        wait = f"Seconds to wait before asking again ({RETRY_AFTER_SECONDS})."
+        response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": wait}}
+    return response

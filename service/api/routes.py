@@ -88,10 +88,11 @@ def _add_batches(app: FastAPI, registry: Registry, admission: Admission, metrics
         dependencies=[StrictQuery],
     )
     async def batch(run: RunName, step: Step, query: BatchParameters) -> Response:
-        """The windows of one rank in one step, as an Arrow IPC stream of one record batch.
+        """The windows of one rank in one step, as an Arrow IPC stream with one record batch.
 
-        The same run, step, rank and world size give the same windows from every server at any time. So a response may
-        be cached for as long as you like, and asked for again after an interruption."""
+        Its columns are `window`, `dataset` and `first_token`; the metadata of its schema says which batch it is. The
+        same run, step, rank and world size give the same windows from every server at any time, so a response can be
+        kept by any cache, and asked for again after an interruption."""
         served = registry.get(run)
         served.description.phase(step)
         return BatchResponse(served, step, query.rank, query.world_size, admission=admission, metrics=metrics)
@@ -155,6 +156,7 @@ def _add_operations(app: FastAPI, registry: Registry, admission: Admission, metr
         summary="Read the metrics",
         response_class=Response,
         response_description="Prometheus text format.",
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def exposition() -> Response:
         """Counters and histograms for Prometheus, over all worker processes of this server."""
