@@ -54,8 +54,7 @@ def sources(run_file: Path, plan: Plan, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("materialized") / "out"
     materialize(plan, folder, shard_bytes=10_000)
     with FaultServer(plan) as server, running(run_file) as tst_serve:
-        url = f"{tst_serve.url}/v1/runs/{plan.run.name}"
-        yield {"run file": run_file, "folder": folder, "url": server.url, "tst-serve": url}
+        yield {"run file": run_file, "folder": folder, "url": server.url, "tst-serve": tst_serve.run_url}
 
 
 @pytest.fixture(params=["run file", "folder", "url", "tst-serve"])

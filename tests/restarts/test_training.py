@@ -9,11 +9,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +23,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.conftest import MakeRun
+from tests.support.serving import running
 from trainer_client.trainer.metrics_log import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -165,48 +164,30 @@ def test_trainer_killed_in_each_phase_at_the_switch_and_in_a_checkpoint_ends_wit
     assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == ["step-00000035", "step-00000040"]
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
-
-
-def is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
-def test_server_killed_during_a_run_and_restarted_changes_no_loss(
+def test_server_killed_in_mid_run_and_restarted_changes_no_loss(
     tmp_path: Path, run_file: Path, write_config: Callable[..., Path]
 ) -> None:
-    config, port = write_config(timeout_seconds=90), free_port()
+    config = write_config(timeout_seconds=90)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    url = f"http://127.0.0.1:{port}/v1/runs/test"
-    serve = (sys.executable, "-m", "service.cli", str(run_file), "--port", str(port))
     legs = tmp_path / "legs.json"
-    legs.write_text(
-        json.dumps(
-            [
-                {"source": str(run_file), "config": str(config), "output": str(undisturbed)},
-                {"source": url, "config": str(config), "output": str(disturbed), "pause_before_step": 13},
-            ]
+    with running(run_file) as first:
+        legs.write_text(
+            json.dumps(
+                [
+                    {"source": str(run_file), "config": str(config), "output": str(undisturbed)},
+                    {"source": first.run_url, "config": str(config), "output": str(disturbed), "pause_before_step": 13},
+                ]
+            )
         )
-    )
-    with process(*serve) as first:
-        wait_for(lambda: is_ready(port), "the server's start")
         with process(sys.executable, str(LEGS), str(legs)) as trainer:
             wait_for(lambda: (disturbed / "waiting").exists() or trainer.poll() is not None, "step 13")
-            kill_group(first)
+            first.kill()
             (disturbed / "go").touch()
             wait_for(  # what was fetched ahead is used up: the trainer waits for a server that is not there
                 lambda: any(record["step"] >= 13 for record in measured(disturbed)), "a step without a server"
             )
             assert trainer.poll() is None, trainer.communicate()
-            with process(*serve):
+            with running(run_file, "--port", first.port):
                 codes = json.loads(finish(trainer))
     assert codes == [0, 0]
     assert measured(disturbed) == measured(undisturbed)
