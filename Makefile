@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-fast demo clean
+.PHONY: help setup check format test test-fast docs demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ test: check ## check, then run all tests
 
 test-fast: setup ## the tests that start no process and take no seconds
 	$(BIN)/python -m pytest -m "not slow"
+
+docs: setup ## build the documentation into site/; a dead link is an error
+	$(BIN)/mypy docs/hooks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 demo: setup ## the main job on real text
 	$(BIN)/python -m benchmarks.demo
