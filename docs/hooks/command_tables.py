@@ -5,6 +5,7 @@ Typer carries a click of its own in some versions, so nothing here names a class
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import typer
@@ -30,5 +31,10 @@ def _body(program: str, command: Any) -> str:
     code = f"{usage}\n\n# example\n{' '.join(example.split())}" if example else usage
     records = [parameter.get_help_record(context) for parameter in command.params]
     rows = ["| argument or option | meaning |", "| --- | --- |"]
-    rows += [f"| `{record[0]}` | {cell(record[1])} |" for record in records if record]
+    rows += [f"| `{_without_type(record[0])}` | {cell(record[1])} |" for record in records if record]
     return "\n\n".join([what.strip(), f"```\n{code}\n```", "\n".join(rows)])
+
+
+def _without_type(names: str) -> str:
+    """`SOURCE` of `SOURCE <list[str]>`: some versions of typer add the type to a name of ours."""
+    return re.sub(r" <list\[.*", "", names)
