@@ -1,32 +1,39 @@
-# make demo     sets everything up and runs the main job on real text (about 10 minutes on 2 cores)
-# make test     sets everything up, then lints, checks types and runs the tests
-
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test lint demo demo-quick clean
+.DEFAULT_GOAL := help
+.PHONY: help setup check format test test-fast demo clean
 
-setup: $(VENV)/installed
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/installed ## make the environment with the pinned versions of constraints.txt
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-lint: setup
+check: setup ## lint, format, spelling, import rules and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: lint
+format: setup ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: check ## check, then run all tests
 	$(BIN)/python -m pytest
 
-demo: setup
+test-fast: setup ## the tests that start no process and take no seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+demo: setup ## the main job on real text
 	$(BIN)/python -m benchmarks.demo
 
-demo-quick: setup
-	$(BIN)/python -m benchmarks.demo --quick
-
-clean:
-	rm -rf $(VENV) demo-output demo-quick-output
+clean: ## remove the environments and all output
+	rm -rf $(VENV) .venv-* demo-output demo-long-output site build dist *.egg-info
