@@ -19,6 +19,9 @@ __all__ = ["output_console", "print_json", "run_app"]
 _UsageError: Any = typer.BadParameter.__base__
 """Typer carries a click of its own from 0.2x on and names only this child of the class."""
 
+_PACKAGES_OF_CONVERT = {"huggingface_hub", "streaming", "tokenizers", "zstandard"}
+"""Packages of the extra `convert` that the commands import where they use them."""
+
 
 def run_app(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     """Run a typer app and exit. Everything a user can cause ends in one line on stderr, without a stack trace."""
@@ -35,6 +38,10 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
             raise
         place = f"'{error.filename}': " if error.filename is not None else ""
         _fail(f"{place}{error.strerror or error}", 1)
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES_OF_CONVERT:
+            raise
+        _fail(f"{error.name}: is not installed; install it with: pip install 'token-superposition[convert]'", 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     sys.exit(result if isinstance(result, int) else 0)

@@ -48,10 +48,13 @@ def window_losses(folder: Path, windows: NDArray[np.int64], progress: Callable[[
     """Mean next-token loss of each window (n,)."""
     import torch
 
-    from trainer_client.model.hugging_face import import_transformers
+    from tst_data.streaming_compat import repair_torchvision
+
+    repair_torchvision()
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    model = import_transformers().AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
     losses = np.empty(len(windows), dtype=np.float64)
     with torch.inference_mode():
         for begin in range(0, len(windows), BATCH_SIZE):

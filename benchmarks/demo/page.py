@@ -80,7 +80,7 @@ def figures_table(results: Mapping[str, Any]) -> tuple[Row, list[Row]]:
         row("held-out next-token loss, last evaluation", "held_out_loss", ".4f"),
         row("steps", "steps", ",d"),
         row("raw tokens read", "raw_tokens", ",d"),
-        row("latent positions (the operations depend on these)", "latent_positions", ",d"),
+        row("latent positions (they decide the number of operations)", "latent_positions", ",d"),
         ("wall time, kills and restarts included", *(clock(run["wall_seconds"]) for run in runs.values())),
         ("median time of a step", *(_step_times(run) for run in runs.values())),
         row("share of step time spent waiting for data, without the outage", "wait_overall", ".1%"),

@@ -149,13 +149,13 @@ def _kill_of_server(axes: Any, pictures: Pictures) -> None:
     kills = pictures.kills
     _around(axes, kills, lambda step: step < pictures.switch, kills.server, "server")
     axes.set(title="around the kill of the server", xlabel="step", ylabel="bag loss")
-    axes.legend(loc="lower left")
 
 
 def _kill_of_trainer(axes: Any, pictures: Pictures) -> None:
     kills = pictures.kills
     _around(axes, kills, lambda step: step >= pictures.switch, kills.trainer, "trainer")
     axes.set(title="around the kill of the trainer", xlabel="step", ylabel="next-token loss")
+    axes.legend(loc="upper right")
 
 
 def _around(axes: Any, kills: Kills, in_phase: Callable[[int], bool], killed: int, name: str) -> None:
@@ -237,6 +237,6 @@ def _drawn(picture: Callable[[Any], None], size: tuple[float, float], form: str)
     with plot.rc_context(STYLE):
         figure = plot.figure(figsize=size, layout="constrained")
         picture(figure)
-        figure.savefig(buffer, format=form, dpi=110, metadata={"Date": None} if form == "svg" else None)
+        figure.savefig(buffer, format=form, dpi=96, metadata={"Date": None} if form == "svg" else None)
         plot.close(figure)
     return buffer.getvalue()

@@ -33,6 +33,7 @@ from tst_data.conversion.pipeline import ConversionProgress, in_validation
 from tst_data.dataset.reader import open_dataset
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError, TSTError
+from tst_data.streaming_compat import import_streaming
 from tst_data.tokenizer.loading import ByteTokenizer
 
 END_OF_TEXT = 256
@@ -161,10 +162,24 @@ def test_the_result_does_not_depend_on_the_number_of_workers(
     assert hashes_of(tmp_path / "1-validation") == hashes_of(tmp_path / "3-validation")
 
 
+@pytest.mark.parametrize(
+    ("package", "tokenizer"), [("tokenizers", "train:400"), ("streaming", "bytes"), ("zstandard", "bytes")]
+)
+def test_a_missing_package_of_the_extra_convert_is_named(
+    tmp_path: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch, package: str, tokenizer: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    monkeypatch.setattr("tst_data.dataset.mds.import_streaming", import_streaming)
+    source = write_texts(tmp_path / "a.jsonl", ["text"])
+    if package == "zstandard":
+        source = source.rename(tmp_path / "a.jsonl.zst")
+    refused = convert(source, "--tokenizer", tokenizer, tmp_path / "out")
+    check_refused(refused, rf"error: {package}: is not installed; install it with: .*\[convert\]'$")
+
+
+@pytest.mark.needs_streaming
 def test_plain_streaming_reads_the_same_tokens(tmp_path: Path, corpus: Path, convert: CommandLine) -> None:
     assert convert(corpus, "--shard-tokens", 8192, tmp_path / "out").code == 0
-    from tst_data.streaming_compat import import_streaming
-
     local = import_streaming().StreamingDataset(local=str(tmp_path / "out"), shuffle=False, batch_size=1)
     stream = np.concatenate([local[index]["tokens"] for index in range(len(local))])
     with open_dataset(tmp_path / "out") as dataset:
@@ -423,7 +438,7 @@ def test_inspect_and_verify(tmp_path: Path, corpus: Path, tst_data: CommandLine,
     data[-100] ^= 1
     shard.write_bytes(data)
     check_refused(tst_data("verify", out), r"shard\.00001\.mds.*piece 0")
-    check_refused(tst_data("inspect", tmp_path / "nowhere"), r"there is no such folder")
+    check_refused(tst_data("inspect", tmp_path / "nowhere"), r"nowhere': does not exist; ")
 
 
 @pytest.mark.parametrize(("value", "share"), [("0.5%", 0.005), ("0.005", 0.005), ("0", 0.0), (" 20 %", 0.2)])

@@ -71,7 +71,7 @@ def test_materialize_then_again(capsys, make_run: MakeRun, tiny_dataset: Dataset
         (["preview", "{run}", "--step", "-1"], "has no step -1"),
         (["preview", "{run}", "--sequence", "4"], "has no sequence 4"),
         (["preview", "{run}", "--bags", "0"], "--bags 0 shows nothing"),
-        (["materialize", "{run}", "--out", "{here}"], "exists and is no materialised run"),
+        (["materialize", "{run}", "--out", "{here}"], "exists and is not a materialized run"),
         (["materialize", "{run}", "--out", "s3://bucket/x"], "--out s3://bucket/x: expected a folder on this machine"),
         (["materialize", "{run}", "--out", "{run}/x"], "/x: cannot be written: {run} is not a folder"),
         (["materialize", "{run}"], "Missing option '--out'"),

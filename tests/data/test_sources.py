@@ -18,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.sources.document import MAX_DOCUMENT_BYTES, ReadOptions, SourceDocument
 from tst_data.sources.parts import find_sources, sources_digest
+
+zstandard = pytest.importorskip("zstandard", reason="needs the extra 'convert'")
 
 TEXTS = ["first", "", 'second, with "quotes"\nand a line break', "Žluťoučký kůň \U0001f40e", "tab\there", "x" * 5000]
 IDS = [f"id-{number}" for number in range(len(TEXTS))]

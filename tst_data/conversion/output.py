@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pyarrow.parquet as pq
 
-from tst_data.conversion.staging import is_finished
-from tst_data.dataset.manifest import TokenizerDescription, document_file_name, load_manifest
+from tst_data.dataset.manifest import TokenizerDescription, document_file_name, is_finished, load_manifest
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError
 from tst_data.sources.document import SourceDocument

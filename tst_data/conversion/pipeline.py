@@ -27,8 +27,8 @@ from pydantic import Field
 from tst_data.configuration import Frozen
 from tst_data.conversion.local_engine import BATCH_BYTES, EncodingPool
 from tst_data.conversion.output import END, Output, Place
-from tst_data.conversion.staging import Staging, is_finished, is_vacant, staging_folder
-from tst_data.dataset.manifest import Manifest, dtype_for, load_manifest
+from tst_data.conversion.staging import Staging, is_vacant, staging_folder
+from tst_data.dataset.manifest import Manifest, dtype_for, is_finished, load_manifest
 from tst_data.dataset.reader import open_dataset
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.sources.document import ReadOptions, SourceDocument

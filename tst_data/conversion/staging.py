@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tst_data.dataset.manifest import JOURNAL_NAME, MANIFEST_HASH_NAME, load_manifest
+from tst_data.dataset.manifest import load_manifest
 from tst_data.durable_files import FileLock, sync_folder, write_atomically
 from tst_data.errors import InvalidInputError
 
-__all__ = ["Staging", "is_finished", "is_vacant", "staging_folder"]
+__all__ = ["Staging", "is_vacant", "staging_folder"]
 
 _REQUEST_NAME = "conversion.json"
 _FINISHED_NAME = "finished.json"
@@ -39,11 +39,6 @@ def is_vacant(destination: Path) -> bool:
     if destination.is_symlink() or not destination.is_dir():
         return not os.path.lexists(destination)
     return not any(destination.iterdir())
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the folder holds a whole dataset."""
-    return (folder / MANIFEST_HASH_NAME).exists() and not (folder / JOURNAL_NAME).exists()
 
 
 class Staging:
