@@ -313,8 +313,8 @@ def test_model_that_attends_in_both_directions_is_refused(dtype: torch.dtype) ->
     ],
 )
 def test_causal_models_are_taken(name: str, changes: dict[str, Any], dtype: torch.dtype, attention: str) -> None:
-    config = transformers.AutoConfig.for_model(name)
-    if attention == "sdpa" and not transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa:
+    kind: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(transformers.AutoConfig.for_model(name))]
+    if attention == "sdpa" and not kind._supports_sdpa:
         pytest.skip(f"transformers {transformers.__version__} has no sdpa for {name}")
     SuperposedLM(make_model(name, **changes, attn_implementation=attention).to(dtype))
 
