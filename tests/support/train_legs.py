@@ -21,14 +21,14 @@ import traceback
 from pathlib import Path
 
 import torch
+import transformers
 
-from trainer_client.model.hugging_face import import_transformers
 from trainer_client.trainer import checkpoint
 from trainer_client.trainer.config import load_train_config
 from trainer_client.trainer.loop import Trainer
 from trainer_client.trainer.process_group import joined_ranks
 
-import_transformers().LlamaForCausalLM  # noqa: B018  (imported before forking)
+transformers.LlamaForCausalLM  # noqa: B018  (imported before forking)
 
 
 def die() -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
 
 from trainer_client.cli import app
-from trainer_client.model.hugging_face import import_transformers
+from trainer_client.model.hugging_face import build_config
 from trainer_client.model.superposed_lm import SuperposedLM
 from trainer_client.stream.batch_stream import BatchStream
 from trainer_client.trainer.checkpoint import Checkpoints
@@ -35,8 +36,6 @@ from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError, TSTError
 from tst_data.plan.plan import Plan
 from tst_data.run.run_file import load_run
-
-transformers = import_transformers()
 
 MODEL = {
     "model_type": "llama",
@@ -592,6 +591,9 @@ def test_loss_that_is_no_number_ends_the_training(
     ("changes", "words"),
     [
         ({"model": {**MODEL, "hidden_sise": 3}}, "model.hidden_sise is no key of model_type llama"),
+        ({"model": {**MODEL, "rope_thetta": 5e5}}, "model.rope_thetta is no key of model_type llama"),
+        ({"model": {**MODEL, "hidden_size": "x"}}, "model is no configuration of llama: "),
+        ({"model": {**MODEL, "hidden_size": -2}}, "hidden|negative"),
         ({"model": {"model_type": "lama"}}, "model_type 'lama' is not known"),
         ({"model": {**MODEL, "vocab_size": 100}}, "vocab_size is 100, but run 'test' has a vocabulary of 256"),
         ({"model": {**MODEL, "max_position_embeddings": 8}}, "8, but run 'test' has sequences of 16 positions"),
@@ -608,6 +610,12 @@ def test_configuration_that_does_not_fit_the_run_is_refused_before_anything_is_w
         make_trainer(run_file, config, tmp_path / "output")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "output").exists()
+
+
+def test_base_of_the_rotary_positions_is_a_key_in_every_release_of_transformers(run_file: Path) -> None:
+    with Plan(load_run(run_file)) as plan:
+        made = build_config({**MODEL, "rope_theta": 5e5}, plan.describe()).to_dict()
+    assert made.get("rope_parameters", made).get("rope_theta") == 5e5  # transformers 5 keeps it in rope_parameters
 
 
 def test_evaluation_on_text_of_another_tokenizer_is_refused(

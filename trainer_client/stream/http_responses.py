@@ -68,7 +68,7 @@ def _check_header(batch: WindowBatch, description: RunDescription, step: int, ra
             f"the server now gives data of fingerprint {header.fingerprint}, this stream began with "
             f"{description.fingerprint}; serve the run that it began with, or start a new stream"
         )
-    expected = BatchHeader.of(description, step, rank, world_size, header.checksum)
+    expected = BatchHeader.of(description, description.phase(step), step, rank, world_size, header.checksum)
     for name, value in vars(expected).items():
         if getattr(header, name) != value:
             raise DamagedDataError(f"the batch says {name} {getattr(header, name)!r}, expected {value!r}")
