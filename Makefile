@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-fast demo clean
+.PHONY: help setup check format test test-fast test-nodes demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,15 @@ test: check ## check, then run all tests
 
 test-fast: setup ## the tests that start no process and take no seconds
 	$(BIN)/python -m pytest -m "not slow"
+
+NODES_TORCH ?= torch
+NODES_TESTS ?= tests/contracts tests/data tests/server tests/trainer tests/restarts/test_training.py
+
+test-nodes: ## server, client and trainer without the extra convert, newest versions (NODES_TORCH=torch==... for one)
+	$(PYTHON) -m venv .venv-nodes
+	.venv-nodes/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		-e '.[serve,train]' '$(NODES_TORCH)' hypothesis pytest pytest-timeout
+	.venv-nodes/bin/python -m pytest $(NODES_TESTS)
 
 demo: setup ## the main job on real text
 	$(BIN)/python -m benchmarks.demo

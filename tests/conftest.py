@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
+from tests.support.mds_encoder import plain_streaming
+from tst_data.dataset import mds
 from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import write_dataset
 
@@ -19,7 +23,26 @@ settings.load_profile("no deadline")
 
 END_OF_TEXT = 255
 
+REPORTED_PACKAGES = ("numpy", "pyarrow", "torch", "transformers", "huggingface_hub", "xxhash", "mosaicml-streaming")
+
+HAS_STREAMING = find_spec("streaming") is not None
+if not HAS_STREAMING:  # an environment of a trainer node or a server node: the tests still need datasets
+    mds.import_streaming = plain_streaming
+
 MakeRun = Callable[..., Path]
+
+
+def pytest_report_header() -> str:
+    """The versions that the tests ran with: `make test-nodes` takes the newest."""
+    found = {distribution.name.lower(): distribution.version for distribution in distributions()}
+    return ", ".join(f"{name} {found.get(name, 'is not installed')}" for name in REPORTED_PACKAGES)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `needs_streaming` where `streaming` is not installed."""
+    for item in items:
+        if not HAS_STREAMING and item.get_closest_marker("needs_streaming"):
+            item.add_marker(pytest.mark.skip(reason="needs the extra 'convert', which is not installed"))
 
 
 @pytest.fixture(scope="session")

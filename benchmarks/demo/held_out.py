@@ -50,10 +50,13 @@ def window_losses(
     """Mean next-token loss of each window (n,), and the model's number of parameters."""
     import torch
 
-    from trainer_client.model.hugging_face import import_transformers
+    from tst_data.streaming_compat import repair_torchvision
+
+    repair_torchvision()
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    model = import_transformers().AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
     losses = []
     with torch.inference_mode():
         for part in torch.from_numpy(windows).split(BATCH_SIZE):

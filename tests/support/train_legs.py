@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
-from trainer_client.model.hugging_face import import_transformers
 from trainer_client.trainer import checkpoint
 from trainer_client.trainer.config import load_train_config
 from trainer_client.trainer.loop import Trainer
 from trainer_client.trainer.process_group import join_process_group
 from trainer_client.trainer.signals import StopRequest
 
-import_transformers().LlamaForCausalLM  # noqa: B018  (imported before forking)
+transformers.LlamaForCausalLM  # noqa: B018  (imported before forking)
 
 
 def die() -> None:

@@ -13,8 +13,11 @@ import pytest
 import yaml
 
 from tests.support.training import MODEL, make_trainer
+from trainer_client.model.hugging_face import build_config
 from trainer_client.trainer.config import TrainConfig, load_train_config
 from tst_data.errors import InvalidInputError, NotFoundError, TSTError
+from tst_data.plan.plan import Plan
+from tst_data.run.run_file import load_run
 
 
 def test_configuration_is_optional_and_its_paths_are_relative_to_it(tmp_path: Path) -> None:
@@ -70,6 +73,9 @@ def test_wrong_configuration_file_is_refused_in_one_line(content: str, words: st
     ("changes", "words"),
     [
         ({"model": {**MODEL, "hidden_sise": 3}}, "model.hidden_sise is no key of model_type llama"),
+        ({"model": {**MODEL, "rope_thetta": 5e5}}, "model.rope_thetta is no key of model_type llama"),
+        ({"model": {**MODEL, "hidden_size": "x"}}, "model is no configuration of llama: "),
+        ({"model": {**MODEL, "hidden_size": -2}}, "hidden|negative"),
         ({"model": {"model_type": "lama"}}, "model_type 'lama' is not known"),
         ({"model": {**MODEL, "vocab_size": 100}}, "vocab_size is 100, but run 'test' has a vocabulary of 256"),
         ({"model": {**MODEL, "max_position_embeddings": 8}}, "8, but run 'test' has sequences of 16 positions"),
@@ -86,3 +92,9 @@ def test_configuration_that_does_not_fit_the_run_is_refused_before_anything_is_w
         make_trainer(run_file, config, tmp_path / "output")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "output").exists()
+
+
+def test_base_of_the_rotary_positions_is_a_key_in_every_release_of_transformers(run_file: Path) -> None:
+    with Plan(load_run(run_file)) as plan:
+        made = build_config({**MODEL, "rope_theta": 5e5}, plan.describe()).to_dict()
+    assert made.get("rope_parameters", made).get("rope_theta") == 5e5  # transformers 5 keeps it in rope_parameters

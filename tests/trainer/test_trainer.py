@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from tests.conftest import MakeRun
 from tests.support.training import MODEL, STEPS, SWITCH, Trained, events, make_trainer, train_until
-from trainer_client.model.hugging_face import import_transformers
 from trainer_client.model.superposed_lm import SuperposedLM
 from trainer_client.trainer.checkpoint import Checkpoints
 from trainer_client.trainer.config import TrainConfig
@@ -25,8 +25,6 @@ from tst_data.dataset.reader import Dataset
 from tst_data.errors import TSTError
 from tst_data.plan.plan import Plan
 from tst_data.run.run_file import load_run
-
-transformers = import_transformers()
 
 
 def test_trained_model_opens_with_transformers_and_is_the_one_that_was_trained(trained: Trained) -> None:

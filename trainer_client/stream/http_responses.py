@@ -69,7 +69,7 @@ def _check_header(batch: WindowBatch, description: RunDescription, step: int, ra
             f"the server now has data with fingerprint {header.fingerprint}, but this stream began with "
             f"{description.fingerprint}; serve the run that it began with, or make a new BatchStream"
         )
-    expected = BatchHeader.of(description, step, rank, world_size, header.checksum)
+    expected = BatchHeader.of(description, description.phase(step), step, rank, world_size, header.checksum)
     for name, value in vars(expected).items():
         if getattr(header, name) != value:
             raise DamagedDataError(f"the batch says {name} {getattr(header, name)!r}, expected {value!r}")
