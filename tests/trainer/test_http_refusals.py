@@ -41,7 +41,7 @@ def test_a_server_that_never_comes_back_is_named_after_the_deadline(server: Faul
             one_line(caught.value, f"step {step} ", server.url, "within 1 s", "ConnectionRefusedError")
         finally:
             server.start()
-        assert [batch.step for batch in stream] == list(range(step, HTTP_STEPS))  # it goes on when asked again
+        assert [batch.step for batch in stream] == list(range(step, HTTP_STEPS))  # it continues when asked again
 
 
 def test_a_server_that_never_comes_up_is_named(server: FaultServer) -> None:
@@ -54,7 +54,7 @@ def test_a_server_that_never_comes_up_is_named(server: FaultServer) -> None:
         server.start()
 
 
-def test_the_last_error_of_a_busy_server_is_told(server: FaultServer) -> None:
+def test_the_last_error_of_a_busy_server_is_reported(server: FaultServer) -> None:
     server.faults.extend([problem(503, detail="too many requests in flight")] * 200)
     with BatchStream(server.url, prefetch=0, timeout_seconds=1) as stream, pytest.raises(UnavailableError) as caught:
         next(stream)
@@ -76,7 +76,7 @@ def test_a_server_that_always_hangs_is_given_up(server: FaultServer) -> None:
     one_line(caught.value, "step 0 ", "timed out")
 
 
-def test_damage_on_every_transfer_is_told_after_a_few_tries(server: FaultServer) -> None:
+def test_damage_on_every_transfer_is_reported_after_a_few_tries(server: FaultServer) -> None:
     server.faults.extend([replaced(flipped)] * 50)
     with BatchStream(server.url, prefetch=0, timeout_seconds=30) as stream, pytest.raises(DamagedDataError) as caught:
         next(stream)
@@ -107,7 +107,7 @@ def test_damaged_data_of_the_server_is_believed_at_once(server: FaultServer) -> 
         (bare(404, b"[" * 100_000), NotFoundError, "404"),
     ],
 )
-def test_a_refusal_is_told_at_once(server: FaultServer, fault: Any, error: type[TSTError], part: str) -> None:
+def test_a_refusal_is_reported_at_once(server: FaultServer, fault: Any, error: type[TSTError], part: str) -> None:
     server.faults.append(fault)
     with BatchStream(server.url, prefetch=0) as stream, pytest.raises(error) as caught:
         next(stream)
@@ -115,7 +115,7 @@ def test_a_refusal_is_told_at_once(server: FaultServer, fault: Any, error: type[
     assert len(server.batch_requests) == 1
 
 
-def test_an_unknown_run_is_told_at_construction(server: FaultServer) -> None:
+def test_an_unknown_run_is_reported_at_construction(server: FaultServer) -> None:
     with pytest.raises(NotFoundError, match="other"):
         BatchStream(server.url.replace("/test", "/other"))
 

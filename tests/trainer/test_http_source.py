@@ -161,7 +161,7 @@ def test_retries_are_logged_once_in_a_while(server: FaultServer, caplog: pytest.
     assert caplog.text.count("trying again") == 1
 
 
-def test_the_token_is_sent_and_never_told(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_token_is_sent_and_never_shown(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     server.faults.extend([problem(503), problem(401, detail="who are you")])
     with BatchStream(server.url, token="hunter2", prefetch=0) as stream:

@@ -56,9 +56,9 @@ def failing(times: int, error: Exception) -> Callable[[], str]:
 
 
 def test_a_result_is_returned_after_failures_and_each_is_reported() -> None:
-    told: list[BaseException] = []
-    assert policy(Recorded(), on_wait=told.append)(failing(3, BusyError())) == "done"
-    assert len(told) == 3
+    reported: list[BaseException] = []
+    assert policy(Recorded(), on_wait=reported.append)(failing(3, BusyError())) == "done"
+    assert len(reported) == 3
 
 
 def test_other_errors_are_raised_at_once() -> None:

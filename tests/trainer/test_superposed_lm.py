@@ -23,6 +23,8 @@ from trainer_client.model.superposed_lm import SuperposedLM
 from tst_data.contract.bags import IGNORED, BagGeometry, Superpose
 from tst_data.errors import InvalidInputError
 
+AUTO_MODEL: Any = transformers.AutoModelForCausalLM  # partly untyped
+
 V, d, L = 97, 32, 12
 
 SMALL = {
@@ -44,9 +46,7 @@ TESTED = [(name, tied) for name in ("llama", "qwen3") for tied in (False, True)]
 
 def make_model(name: str, **changes: object) -> Any:
     torch.manual_seed(11)
-    return transformers.AutoModelForCausalLM.from_config(
-        transformers.AutoConfig.for_model(name, **{**SMALL, **changes})
-    )
+    return AUTO_MODEL.from_config(transformers.AutoConfig.for_model(name, **{**SMALL, **changes}))
 
 
 def make_batch(s: int, kind: Superpose = "both", b: int = 3, seed: int = 0) -> dict[str, Tensor]:
@@ -287,7 +287,7 @@ BERT = {
 def test_model_that_attends_in_both_directions_is_refused(dtype: torch.dtype) -> None:
     def make(**changes: object) -> Any:
         config = transformers.AutoConfig.for_model("bert", **BERT, **changes)
-        return transformers.AutoModelForCausalLM.from_config(config).to(dtype)
+        return AUTO_MODEL.from_config(config).to(dtype)
 
     with pytest.raises(InvalidInputError, match="BertLMHeadModel: a position depends on later tokens"):
         SuperposedLM(make())
@@ -313,15 +313,16 @@ def test_model_that_attends_in_both_directions_is_refused(dtype: torch.dtype) ->
     ],
 )
 def test_causal_models_are_taken(name: str, changes: dict[str, Any], dtype: torch.dtype, attention: str) -> None:
-    kind: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(transformers.AutoConfig.for_model(name))]
-    if attention == "sdpa" and not kind._supports_sdpa:
+    classes: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    config = transformers.AutoConfig.for_model(name)
+    if attention == "sdpa" and not classes[type(config)]._supports_sdpa:
         pytest.skip(f"transformers {transformers.__version__} has no sdpa for {name}")
     SuperposedLM(make_model(name, **changes, attn_implementation=attention).to(dtype))
 
 
 def test_what_cannot_be_wrapped_is_refused() -> None:
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model("llama", **SMALL))
+        model = AUTO_MODEL.from_config(transformers.AutoConfig.for_model("llama", **SMALL))
     with pytest.raises(InvalidInputError, match="meta device"):
         SuperposedLM(model)
 

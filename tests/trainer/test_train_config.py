@@ -72,14 +72,20 @@ def test_wrong_configuration_file_is_refused_in_one_line(content: str, words: st
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model": {**MODEL, "hidden_sise": 3}}, "model.hidden_sise is no key of model_type llama"),
-        ({"model": {**MODEL, "rope_thetta": 5e5}}, "model.rope_thetta is no key of model_type llama"),
-        ({"model": {**MODEL, "hidden_size": "x"}}, "model is no configuration of llama: "),
+        (
+            {"model": {**MODEL, "hidden_sise": 3}},
+            "model.hidden_sise: is not a key of model_type llama; correct its spelling",
+        ),
+        ({"model": {**MODEL, "rope_thetta": 5e5}}, "model.rope_thetta: is not a key of model_type llama"),
+        ({"model": {**MODEL, "hidden_size": "x"}}, "model: is not a configuration of llama "),
         ({"model": {**MODEL, "hidden_size": -2}}, "hidden|negative"),
-        ({"model": {"model_type": "lama"}}, "model_type 'lama' is not known"),
-        ({"model": {**MODEL, "vocab_size": 100}}, "vocab_size is 100, but run 'test' has a vocabulary of 256"),
-        ({"model": {**MODEL, "max_position_embeddings": 8}}, "8, but run 'test' has sequences of 16 positions"),
-        ({"model": "missing/config.json"}, "no model configuration at 'missing/config.json'"),
+        ({"model": {"model_type": "lama"}}, "model.model_type: 'lama' is not known"),
+        ({"model": {**MODEL, "vocab_size": 100}}, "vocab_size: is 100, but run 'test' has a vocabulary of 256"),
+        (
+            {"model": {**MODEL, "max_position_embeddings": 8}},
+            "max_position_embeddings: is 8, but run 'test' has sequences of 16 positions",
+        ),
+        ({"model": "missing/config.json"}, "model 'missing/config.json': does not exist"),
         ({"micro_batches": 3}, "batch size 4, which world_size 1 x micro_batches 3"),
         ({"evaluation": {"dataset": "nowhere"}}, "nowhere"),
     ],

@@ -29,7 +29,7 @@ from tst_data.run.run_file import load_run
 
 def test_trained_model_opens_with_transformers_and_is_the_one_that_was_trained(trained: Trained) -> None:
     trainer, report, output = trained
-    opened = transformers.AutoModelForCausalLM.from_pretrained(output / "model")
+    opened: Any = transformers.AutoModelForCausalLM.from_pretrained(output / "model")
     assert str(output / "model") == report.model
     expected = trainer.model.state_dict()
     assert {key: value.tolist() for key, value in opened.state_dict().items()} == {
@@ -131,7 +131,7 @@ def test_qwen3_tied_or_untied_trains_through_both_phases_and_resumes(
     newest = Checkpoints(output / "checkpoints", 2).newest()
     assert newest is not None
     resumed = make_trainer(run_file, config, output)
-    opened = transformers.AutoModelForCausalLM.from_pretrained(output / "model")
+    opened: Any = transformers.AutoModelForCausalLM.from_pretrained(output / "model")
     for key, value in resumed.model.state_dict().items():
         assert torch.equal(value, opened.state_dict()[key])
     resumed.close()

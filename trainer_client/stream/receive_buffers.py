@@ -26,7 +26,7 @@ class ReceiveBuffers:
         self._free: deque[bytearray] = deque(maxlen=MAX_FREE_BLOCKS)
 
     def lease(self, num_bytes: int) -> torch.Tensor:
-        """A uint8 tensor (num_bytes,) of undefined content. Its memory is its own while anything refers to it."""
+        """A uint8 tensor (num_bytes,) of undefined content. Nobody else gets its memory while it is referred to."""
         block = self._fitting(num_bytes)
         lease = np.frombuffer(memoryview(block)[:num_bytes], dtype=np.uint8)
         # The tensor's storage refers to `lease`. Views do so too: numpy follows a view's bases only as far as an array

@@ -75,7 +75,7 @@ class TrainConfig(Frozen):
     learning_rate: Positive = 1e-3
     """Peak learning rate, between warm-up and decay."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    """Decay of AdamW's two moments."""
+    """Decay factors of AdamW's two moments."""
     epsilon: Positive = 1e-8
     """AdamW's epsilon."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
@@ -90,7 +90,7 @@ class TrainConfig(Frozen):
     """How much each token of a bag counts in the loss: uniform, power, exponential, first, mutual_information, or one
     number per slot. Null: uniform."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; auto is bfloat16 on a GPU and float32 on a CPU. Weights and sums are float32."""
+    """Format of matrix products; auto is bfloat16 on a GPU and float32 on a CPU. Weights and sums are float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto is cuda where there is a GPU, else cpu."""
     compile: bool = False
@@ -100,11 +100,11 @@ class TrainConfig(Frozen):
     prefetch: Annotated[int, Field(strict=True, ge=0)] = 2
     """Batches that are fetched ahead; with 0 each is fetched when it is needed."""
     timeout_seconds: Positive = 300
-    """How long to wait for one batch, restarts of the server included."""
+    """How long to wait for one batch, also while the server restarts."""
     output: str | None = None
-    """Folder of checkpoints, metrics and the model; --output has precedence. Null: training/ and the run's name."""
+    """Folder of checkpoints, metrics and the model. The option --output replaces it. Null: training/NAME of the run."""
     log_every: Count = 10
-    """Steps from one record of loss and speed to the next. Steps before and after a switch or a checkpoint have one."""
+    """Steps from one record of loss and speed to the next. Switches, checkpoints and the last step have one too."""
     evaluation: EvaluationConfig | None = None
     """Evaluation on held-out text. Null: none."""
     checkpoint: CheckpointConfig = CheckpointConfig()
