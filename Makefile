@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-fast docs demo clean
+.PHONY: help setup check format test test-fast test-nodes docs demo demo-long clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,12 +32,24 @@ test: check ## check, then run all tests
 test-fast: setup ## the tests that start no process and take no seconds
 	$(BIN)/python -m pytest -m "not slow"
 
+NODES_TORCH ?= torch
+NODES_TESTS ?= tests/contracts tests/data tests/server tests/trainer tests/restarts/test_training.py
+
+test-nodes: ## server, client and trainer without the extra convert, newest versions (NODES_TORCH=torch==... for one)
+	$(PYTHON) -m venv .venv-nodes
+	.venv-nodes/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		-e '.[serve,train]' '$(NODES_TORCH)' hypothesis pytest pytest-timeout
+	.venv-nodes/bin/python -m pytest $(NODES_TESTS)
+
 docs: setup ## build the documentation into site/; a dead link is an error
 	$(BIN)/mypy docs/hooks
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-demo: setup ## the main job on real text
+demo: setup ## the main job on real text, with kills and an audit: about 2 and a half minutes on 2 cores
 	$(BIN)/python -m benchmarks.demo
+
+demo-long: setup ## training with and without superposition, compared: about 11 minutes on 2 cores
+	$(BIN)/python -m benchmarks.demo --long
 
 clean: ## remove the environments and all output
 	rm -rf $(VENV) .venv-* demo-output demo-long-output site build dist *.egg-info

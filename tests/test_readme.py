@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,9 @@ from trainer_client import BatchStream
 from trainer_client.trainer.config import load_train_config
 from tst_data.dataset.reader import Dataset
 from tst_data.run.run_file import parse_run
-from tst_data.streaming_compat import repair_torchvision
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def block(language: str, beginning: str = "") -> str:
@@ -37,11 +40,10 @@ def test_the_training_configuration_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_loop_trains_and_its_state_resumes(
-    make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_loop_trains_in_a_new_process_and_its_state_resumes(
+    make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    repair_torchvision()
+    """The process shows that the loop needs no other import, not even where torchvision does not match torch."""
     run = make_run(tiny_dataset)
     program = block("python")
     changes = {
@@ -54,14 +56,13 @@ def test_the_loop_trains_and_its_state_resumes(
     for shown, small in changes.items():
         assert shown in program
         program = program.replace(shown, small)
-    names: dict[str, object] = {}
-    exec(program, names)
-    assert names["batch"].step == 4  # type: ignore[attr-defined]
-    state = torch.load("checkpoint.pt", weights_only=True)
+    command = [sys.executable, "-W", "error", "-c", f"{program}\nassert batch.step == 4"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=120)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     with BatchStream(run) as stream:
         stream.load_state_dict(state["data"])
         assert [batch.step for batch in stream] == [3, 4]
-    names["stream"].close()  # type: ignore[attr-defined]
 
 
 def test_yaml_blocks_are_valid() -> None:

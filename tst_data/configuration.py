@@ -96,9 +96,19 @@ def load_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
     except RecursionError:
-        raise InvalidInputError("not valid YAML or JSON: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that cannot exist
-        raise InvalidInputError(f"not valid YAML or JSON: {' '.join(str(error).split())}") from None
+        raise InvalidInputError("not valid YAML or JSON (nested too deeply); nest it less") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise InvalidInputError(
+            f"{place}not valid YAML or JSON ({error.problem or error.context}); correct it"
+        ) from None
+    except yaml.reader.ReaderError as error:
+        lines = text[: error.position].split("\n")
+        place = f"line {len(lines)}, column {len(lines[-1]) + 1}"
+        raise InvalidInputError(f"{place}: not valid YAML or JSON ({error.reason}); remove the character") from None
+    except ValueError as error:  # a date or a number that cannot exist
+        raise InvalidInputError(f"not valid YAML or JSON ({error}); correct it") from None
 
 
 def validation_message(error: ValidationError) -> str:

@@ -1,8 +1,9 @@
-"""Writing a file so that it is there whole or not at all, locking it, and hashing files.
+"""Writing a file so that it is whole or not there, locking it, and hashing files.
 
-A file is written under a temporary name in the same folder, synced, renamed, and the folder synced: after a
-`kill -9` or a power cut a name holds either all of its bytes or nothing. Hashes of files are xxh3_128: they find
-damage at memory speed (62 MB of `shards.parquet` in about 10 ms), and identity rests on the sha256 of the shards.
+A file is written under a temporary name in the same folder, synced and renamed, and the folder is synced: after a
+`kill -9` or a power cut the name has either all bytes of the new file, or what it had before. Hashes of files are
+xxh3_128, which find damage at memory speed (62 MB of `shards.parquet` in about 10 ms). They are not part of a dataset's
+identity; that is made of the sha256 of the shards.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ __all__ = [
 ]
 
 TEMPORARY_SUFFIX = ".part"
-"""Ending of a file that is being written; one that outlives its writer is rubbish."""
+"""Ending of a file that is being written. If its writer was killed, it may be deleted."""
 
 _CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
 def write_file_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to; when the block ends without an error it stands at `path`, whole and durable."""
+    """A file to write to; when the block ends without an error it is at `path`, whole and durable."""
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     with temporary.open("wb") as file:
         yield file
@@ -46,13 +47,13 @@ def write_file_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, replacing what is there at one instant."""
+    """Write `data` to `path`. A reader sees either the old file or the new one."""
     with write_file_atomically(path) as file:
         file.write(data)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` as durable as the files behind them."""
+    """Make the names in `folder` as durable as the contents of its files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,7 +64,7 @@ def sync_folder(folder: Path) -> None:
 def try_lock(file: IO[Any] | int) -> bool:
     """Lock an open file or folder for this process alone; False where another process holds it.
 
-    The kernel releases the lock when the file is closed or the process ends, however that happens.
+    The kernel releases the lock when the file is closed or the process ends, also by `kill -9`.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,7 +93,7 @@ class FileLock:
             finally:
                 if self._file is not file:
                     file.close()
-            # The process that held it removed the file in the meantime: there is a new one to lock.
+            # The process that held the lock has removed the file since it was opened here: open the new one.
 
     def release(self, *, remove: bool = False) -> None:
         """Let other processes take the lock; with `remove` the file is deleted first."""

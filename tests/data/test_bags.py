@@ -1,12 +1,18 @@
-"""Bags and targets, token by token as TST.md defines them. python -m pytest tests/data/test_bags.py"""
+"""Bags and targets, token by token as docs/concepts/token-superposition.md defines them.
+
+python -m pytest tests/data/test_bags.py
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tst_data.contract.bags import IGNORED, BagGeometry
 
@@ -18,7 +24,7 @@ geometries = st.builds(
 )
 
 
-def views(geometry: BagGeometry, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def views(geometry: BagGeometry, windows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     targets = np.full((len(windows), geometry.sequence_length, geometry.target_slots), IGNORED, dtype=np.int64)
     geometry.fill_targets(windows, targets)
     return geometry.inputs(windows), targets
@@ -56,7 +62,7 @@ def test_bags_of_one_are_next_token_prediction(geometry: BagGeometry) -> None:
 
 @given(geometry=geometries)
 def test_no_target_is_read_at_its_own_position_or_before(geometry: BagGeometry) -> None:
-    """The leak of reshaped labels: a bag's target must never be among its own inputs, nor among earlier ones."""
+    """The leak of reshaped labels: a target must never be among the inputs of its own bag, nor of an earlier one."""
     windows = np.arange(geometry.window_length)[None]
     inputs, targets = views(geometry, windows)
     for k in range(geometry.sequence_length):
@@ -64,7 +70,7 @@ def test_no_target_is_read_at_its_own_position_or_before(geometry: BagGeometry) 
 
 
 def test_labels_reshaped_without_the_drop_would_leak() -> None:
-    """What others got wrong, so that the test above is known to fail on it."""
+    """A known mistake, so that the test above is known to fail on it."""
     s, L = 4, 3
     x = np.arange(s * L + 1)
     leaking = x[1:].reshape(L, s)
@@ -73,7 +79,7 @@ def test_labels_reshaped_without_the_drop_would_leak() -> None:
 
 
 @given(geometry=geometries, num_tokens=st.integers(0, 300))
-def test_windows_of_a_stretch(geometry: BagGeometry, num_tokens: int) -> None:
+def test_windows_of_tokens_in_a_row(geometry: BagGeometry, num_tokens: int) -> None:
     fitting = [
         start for start in range(0, num_tokens, geometry.advance) if start + geometry.window_length <= num_tokens
     ]

@@ -1,4 +1,7 @@
-"""Reading: the same tokens as `StreamingDataset`, whatever is asked, and never a damaged one."""
+"""Reading: the same tokens as `StreamingDataset` for every read, and never a damaged one.
+
+python -m pytest tests/data/test_dataset_reader.py
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tst_data.dataset.reader import Dataset, open_dataset
 from tst_data.dataset.shard_reader import default_map_cache
@@ -23,7 +28,7 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="session")
-def stream(tiny_documents: list[np.ndarray]) -> np.ndarray:
+def stream(tiny_documents: list[NDArray[Any]]) -> NDArray[Any]:
     """The token stream of `tiny_dataset`, made without it."""
     return np.concatenate([np.append(document, 255) for document in tiny_documents])
 
@@ -51,6 +56,7 @@ def change_byte(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
+@pytest.mark.needs_streaming
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
 def test_streaming_dataset_reads_the_same_tokens(tmp_path: Path, dtype: str) -> None:
     from tst_data.streaming_compat import import_streaming
@@ -79,7 +85,7 @@ def test_streaming_dataset_reads_the_same_tokens(tmp_path: Path, dtype: str) -> 
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_any_read_is_that_part_of_the_stream(tiny_dataset: Dataset, stream: np.ndarray, data: st.DataObject) -> None:
+def test_any_read_is_that_part_of_the_stream(tiny_dataset: Dataset, stream: NDArray[Any], data: st.DataObject) -> None:
     first_token = data.draw(st.integers(0, len(stream)))
     num_tokens = data.draw(st.integers(0, len(stream) - first_token))
     tokens = tiny_dataset.read(first_token, num_tokens)
@@ -89,7 +95,7 @@ def test_any_read_is_that_part_of_the_stream(tiny_dataset: Dataset, stream: np.n
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_gathered_windows_equal_reads(tiny_dataset: Dataset, stream: np.ndarray, data: st.DataObject) -> None:
+def test_gathered_windows_equal_reads(tiny_dataset: Dataset, stream: NDArray[Any], data: st.DataObject) -> None:
     window_length = data.draw(st.integers(1, int(tiny_dataset.shard_tokens[-2])))
     fitting = np.flatnonzero(tiny_dataset.shard_tokens >= window_length)
     shards = data.draw(st.lists(st.sampled_from(fitting.tolist()), max_size=20))
@@ -104,14 +110,14 @@ def test_gathered_windows_equal_reads(tiny_dataset: Dataset, stream: np.ndarray,
         assert np.array_equal(window, stream[first_token : first_token + window_length])
 
 
-def test_gather_fills_only_the_rows_it_is_given(tiny_dataset: Dataset, stream: np.ndarray) -> None:
+def test_gather_fills_only_the_rows_it_is_given(tiny_dataset: Dataset, stream: NDArray[Any]) -> None:
     out = np.full((4, 9), 7, tiny_dataset.dtype)
     tiny_dataset.gather(np.array([9000, 3]), out, rows=np.array([2, 0]))
     assert np.array_equal(out[[2, 0]], [stream[9000:9009], stream[3:12]])
     assert (out[[1, 3]] == 7).all()
 
 
-def test_shards_lie_end_to_end(tiny_dataset: Dataset, stream: np.ndarray) -> None:
+def test_shards_follow_each_other_without_gaps(tiny_dataset: Dataset, stream: NDArray[Any]) -> None:
     assert tiny_dataset.num_tokens == len(stream) == tiny_dataset.shard_tokens.sum()
     ends = tiny_dataset.shard_first_token + tiny_dataset.shard_tokens
     assert np.array_equal(tiny_dataset.shard_first_token[1:], ends[:-1])
@@ -126,7 +132,7 @@ def test_reads_outside_the_stream_are_refused(tiny_dataset: Dataset, first_token
 
 @pytest.mark.parametrize("first_token", [-1, 4096 - 4, 10**9])
 def test_windows_outside_a_shard_are_refused(tiny_dataset: Dataset, first_token: int) -> None:
-    with pytest.raises(InvalidInputError, match=f"window of 5 tokens at {first_token} does not lie in one shard"):
+    with pytest.raises(InvalidInputError, match=f"window of 5 tokens at {first_token} is not within one shard"):
         tiny_dataset.gather(np.array([0, first_token]), np.empty((2, 5), tiny_dataset.dtype))
 
 
@@ -139,7 +145,7 @@ def test_windows_outside_a_shard_are_refused(tiny_dataset: Dataset, first_token:
         np.empty((1, 10), np.uint16)[:, ::2],
     ],
 )
-def test_targets_that_windows_do_not_fit_are_refused(tiny_dataset: Dataset, out: np.ndarray) -> None:
+def test_targets_that_windows_do_not_fit_are_refused(tiny_dataset: Dataset, out: NDArray[Any]) -> None:
     with pytest.raises(InvalidInputError, match="expected contiguous rows of uint16"):
         tiny_dataset.gather(np.array([0]), out)
 
@@ -150,15 +156,15 @@ def test_rows_that_are_not_in_the_target_are_refused(tiny_dataset: Dataset) -> N
             tiny_dataset.gather(np.array([0]), np.empty((2, 5), np.uint16), rows=np.array(rows))
 
 
-def test_a_damaged_piece_is_found_when_touched_and_only_then(folder: Path, large_shards: Path) -> None:
+def test_a_damaged_piece_is_found_when_it_is_read_and_only_then(folder: Path, large_shards: Path) -> None:
     path = folder / "shard.00001.mds"
     change_byte(path, 2 * MIB + 5)
     with open_dataset(folder) as dataset, open_dataset(large_shards) as good:
         start = int(dataset.shard_first_token[1])
         first_two_pieces = MIB - 20_000
         assert np.array_equal(dataset.read(start, first_two_pieces), good.read(start, first_two_pieces))
-        behind = start + 3 * MIB // 2 - 500
-        assert np.array_equal(dataset.read(behind, 1000), good.read(behind, 1000))
+        after = start + 3 * MIB // 2 - 500
+        assert np.array_equal(dataset.read(after, 1000), good.read(after, 1000))
         out = np.zeros((2, 4097), dataset.dtype)
         for _ in range(3):
             with pytest.raises(DamagedDataError, match=r"shard\.00001\.mds: piece 2 \(bytes 2097152 to 3145727\)"):
@@ -178,7 +184,7 @@ def test_verify_finds_any_damaged_byte(folder: Path, at: int) -> None:
         dataset.verify()
 
 
-def test_verify_passes_over_everything(large_shards: Path) -> None:
+def test_verify_reads_everything(large_shards: Path) -> None:
     with open_dataset(large_shards) as dataset:
         done: list[int] = []
         dataset.verify(done.append)
@@ -232,17 +238,15 @@ def test_a_missing_shard_is_named(folder: Path, use: Callable[[Dataset], Any]) -
 
 
 def test_verified_pieces_stay_verified_until_the_file_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tst_data.dataset.shard_reader as module
-
     hashed = 0
-    original = module.xxhash.xxh3_64_intdigest
+    original = xxhash.xxh3_64_intdigest
 
     def counted(data: Any) -> int:
         nonlocal hashed
         hashed += 1
         return original(data)
 
-    monkeypatch.setattr(module.xxhash, "xxh3_64_intdigest", counted)
+    monkeypatch.setattr(xxhash, "xxh3_64_intdigest", counted)
     with open_dataset(folder, max_maps=1) as dataset:
         read_all(dataset)
         everything = hashed
@@ -255,7 +259,7 @@ def test_verified_pieces_stay_verified_until_the_file_changes(folder: Path, monk
             read_all(dataset)
 
 
-def test_one_map_serves_many_shards_and_threads(tiny_dataset: Dataset, stream: np.ndarray) -> None:
+def test_one_map_serves_many_shards_and_threads(tiny_dataset: Dataset, stream: NDArray[Any]) -> None:
     failures: list[BaseException] = []
     with open_dataset(tiny_dataset.path, max_maps=1) as dataset:
 
@@ -282,7 +286,7 @@ def test_one_map_serves_many_shards_and_threads(tiny_dataset: Dataset, stream: n
         assert len(dataset._files._cache) == 1
 
 
-def test_maps_are_given_up_on_close_and_come_back(tiny_dataset: Dataset, stream: np.ndarray) -> None:
+def test_maps_are_released_on_close_and_come_back(tiny_dataset: Dataset, stream: NDArray[Any]) -> None:
     def open_descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))
 
@@ -313,7 +317,7 @@ def test_a_dataset_without_a_tokenizer_says_so(tiny_dataset: Dataset) -> None:
         tiny_dataset.tokenizer()
 
 
-def test_shared_real_text_survives(shared_data: Path, tmp_path: Path) -> None:
+def test_real_text_comes_back(shared_data: Path, tmp_path: Path) -> None:
     text = np.frombuffer((shared_data / "shakespeare" / "input.txt").read_bytes(), np.uint8)
     documents = np.array_split(text, 1000)
     dataset = write_dataset(

@@ -1,4 +1,7 @@
-"""Writing: what reaches the disk, and that an interruption anywhere changes no byte of it."""
+"""Writing: what reaches the disk, and that an interruption at any place changes no byte of it.
+
+python -m pytest tests/data/test_dataset_writer.py
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tst_data.dataset.journal import Journal
+from tst_data.dataset.layout import default_shard_tokens
 from tst_data.dataset.manifest import JOURNAL_NAME, TokenizerDescription
 from tst_data.dataset.reader import open_dataset
-from tst_data.dataset.writer import DatasetWriter, default_shard_tokens, write_dataset
+from tst_data.dataset.writer import DatasetWriter, write_dataset
 from tst_data.errors import DamagedDataError, InvalidInputError
 
 END = 99
@@ -22,11 +27,11 @@ TOKENIZER = TokenizerDescription(name="test", kind="ids", hash="00")
 
 
 class Killed(BaseException):
-    """Stands for `kill -9` in these tests: nothing may clean up after it."""
+    """Like `kill -9` in these tests: nothing may clean up after it."""
 
 
-def documents() -> list[np.ndarray]:
-    """Documents within a shard, over several, empty, and ending exactly with one (shards of 32 tokens)."""
+def documents() -> list[NDArray[np.int64]]:
+    """Documents within a shard, over several, empty, and ending exactly where one ends (shards of 32 tokens)."""
     random = np.random.default_rng(3)
     lengths = [10, 0, 20, 31, 0, 100, 5, 64, 7, 0, 0, 3, 43, 11]
     return [np.append(random.integers(0, END, length), END) for length in lengths]
@@ -87,7 +92,7 @@ def test_a_finished_folder_holds_the_contract_and_nothing_else(undisturbed: dict
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, call: int, after: bool) -> Callable[[], int]:
-    """Make the `call`th call of a function the last thing that the process does."""
+    """Make the call with this number the last thing that the process does."""
     original = getattr(target, name)
     calls = 0
 
@@ -110,9 +115,10 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, call: int, 
 def test_killed_at_every_commit_the_dataset_is_bit_identical(
     undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
 ) -> None:
-    import tst_data.dataset.writer as module
+    import tst_data.dataset.shard_writer
+    import tst_data.dataset.writer
 
-    target = Journal if step == "append" else module
+    target = {"append": Journal, "write_atomically": tst_data.dataset.shard_writer}.get(step, tst_data.dataset.writer)
     for call in range(1, 100):
         folder = tmp_path / str(call)
         with monkeypatch.context() as patch:
@@ -130,7 +136,7 @@ def test_killed_at_every_commit_the_dataset_is_bit_identical(
 
 
 def test_killed_after_every_shard_twice_over(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
-    """Each writer commits one shard more than the one before it, then goes without `finish`."""
+    """Each writer commits one shard more than the one before it, then ends without `finish`."""
     folder = tmp_path / "dataset"
     for committed in range(1, len(undisturbed)):
         with writer_on(folder) as writer:
@@ -145,7 +151,7 @@ def test_killed_after_every_shard_twice_over(undisturbed: dict[str, bytes], tmp_
     assert contents(folder) == undisturbed
 
 
-def test_a_torn_journal_and_rubbish_of_a_killed_writer_do_no_harm(
+def test_a_torn_journal_and_leftovers_of_a_killed_writer_do_no_harm(
     undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     with writer_on(tmp_path / "whole") as writer:
@@ -156,7 +162,7 @@ def test_a_torn_journal_and_rubbish_of_a_killed_writer_do_no_harm(
     for cut in cuts:
         folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / str(cut)))
         (folder / JOURNAL_NAME).write_bytes(journal[:cut])
-        (folder / "shard.00099.mds.part").write_bytes(b"rubbish")
+        (folder / "shard.00099.mds.part").write_bytes(b"leftover")
         write(folder)
         assert contents(folder) == undisturbed
     folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / "zeros"))
@@ -187,7 +193,7 @@ def test_resume_point_counts_documents_and_their_written_tokens(tmp_path: Path) 
         assert 0 < point.tokens < len(documents()[point.document])
 
 
-def test_a_source_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_a_source_that_has_changed_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "shorter", tmp_path / "ended"):
         with writer_on(folder) as writer:
             append_all(writer)
@@ -200,7 +206,7 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"vocabulary_size": 101}, {"shard_tokens": 64}, {"options": {"source": "other"}}, {"dtype": "uint32"}]
 )
-def test_going_on_with_other_options_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_resuming_with_other_options_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     writer_on(tmp_path / "dataset").close()
     with pytest.raises(InvalidInputError, match=f"was begun with {next(iter(change))} "):
         writer_on(tmp_path / "dataset", **change)
@@ -224,13 +230,13 @@ def test_a_finished_dataset_is_not_written_over(tmp_path: Path) -> None:
     [
         ([1, 100, END], "token id 100 is outside the vocabulary of 100 tokens"),
         ([1, -1, END], "token id -1 is outside"),
-        ([1, 2], "ends with token 2, not end-of-text 99"),
+        ([1, 2], "ends with token 2, expected end-of-text 99"),
         ([], "expected a list of token ids"),
         ([[END]], "expected a list of token ids"),
         ([0.5, 99.0], "expected a list of token ids"),
     ],
 )
-def test_tokens_that_are_none(tmp_path: Path, tokens: Any, message: str) -> None:
+def test_what_is_not_tokens_is_refused(tmp_path: Path, tokens: Any, message: str) -> None:
     with writer_on(tmp_path / "dataset") as writer, pytest.raises(InvalidInputError, match=message) as caught:
         writer.append(tokens, id="a", source="file.txt", row=7)
     assert "file.txt, row 7" in str(caught.value)
@@ -239,15 +245,15 @@ def test_tokens_that_are_none(tmp_path: Path, tokens: Any, message: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"end_of_text_id": 100}, "end-of-text id 100 is outside the vocabulary"),
+        ({"end_of_text_id": 100}, "end_of_text_id: 100 is outside the vocabulary of 100 tokens"),
         ({"vocabulary_size": 70_000, "dtype": "uint16"}, "'uint16' cannot hold a vocabulary of 70000"),
-        ({"dtype": "int64"}, "'int64' cannot hold"),
-        ({"shard_tokens": 33}, "33 tokens a shard; expected a multiple of the 8"),
-        ({"shard_tokens": 0}, "0 tokens a shard"),
-        ({"sample_tokens": 0}, "0 tokens a sample"),
+        ({"dtype": "int64"}, "dtype: 'int64' cannot hold"),
+        ({"shard_tokens": 33}, r"shard_tokens: expected a multiple of the 8 tokens of a sample \(given: 33\)"),
+        ({"shard_tokens": 0}, r"shard_tokens: expected a multiple of the 8 tokens of a sample \(given: 0\)"),
+        ({"sample_tokens": 0}, r"sample_tokens: expected at least 1 \(given: 0\)"),
     ],
 )
-def test_settings_that_cannot_work(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_settings_that_cannot_work_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         writer_on(tmp_path / "dataset", **change)
 
@@ -269,7 +275,7 @@ def test_default_shards_are_about_64_mb() -> None:
     assert default_shard_tokens("uint16", 1 << 30) == 1 << 30
 
 
-def test_same_tokens_have_the_same_fingerprint_wherever_and_whatever_they_are_called(tmp_path: Path) -> None:
+def test_same_tokens_have_the_same_fingerprint_under_any_name_and_in_any_folder(tmp_path: Path) -> None:
     write(tmp_path / "one")
     with writer_on(tmp_path / "two", options={}) as writer:
         for row, tokens in enumerate(documents()):

@@ -1,4 +1,7 @@
-"""The document index agrees with a brute-force search, however documents and shards lie."""
+"""The document index agrees with a brute-force search, for any lengths of documents and shards.
+
+python -m pytest tests/data/test_document_index.py
+"""
 
 from __future__ import annotations
 
@@ -106,5 +109,5 @@ def test_columns_keep_every_value_over_chunks_of_ids() -> None:
     assert columns.last() == (2 * (count - 1), 2 * count)
 
 
-def test_document_end_is_behind_its_last_token() -> None:
+def test_a_document_ends_after_its_last_token() -> None:
     assert Document(id="a", source="b", row=0, first_token=5, length=3).end == 8

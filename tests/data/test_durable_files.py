@@ -1,13 +1,14 @@
-"""A file is there whole or not at all."""
+"""A file is whole or not there, and a lock has one holder. python -m pytest tests/data/test_durable_files.py"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import xxhash
 
-from tst_data.durable_files import hash_bytes, hash_file, write_atomically, write_file_atomically
+from tst_data.durable_files import FileLock, hash_bytes, hash_file, write_atomically, write_file_atomically
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -25,3 +26,39 @@ def test_a_file_has_the_hash_of_its_bytes(tmp_path: Path) -> None:
     data = bytes(range(256)) * 9000
     write_atomically(tmp_path / "file", data)
     assert hash_file(tmp_path / "file") == hash_bytes(data) == xxhash.xxh3_128(data).hexdigest()
+
+
+def test_one_process_at_a_time_holds_a_lock(tmp_path: Path) -> None:
+    one, two = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    assert one.take()
+    assert not two.take()
+    one.release()
+    assert two.take()
+    assert not one.take()
+    two.release(remove=True)
+    assert list(tmp_path.iterdir()) == []
+    assert one.take()
+    one.release()
+    one.release()
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_taken_on_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder removes the file between the opening and the locking by another process."""
+    import tst_data.durable_files as module
+
+    one, two = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    assert one.take()
+    try_lock = module.try_lock
+
+    def released_just_before(file: IO[Any] | int) -> bool:
+        monkeypatch.undo()
+        one.release(remove=True)
+        return try_lock(file)
+
+    monkeypatch.setattr(module, "try_lock", released_just_before)
+    assert two.take()
+    assert (tmp_path / "lock").exists()
+    assert not one.take()
+    two.release()

@@ -1,4 +1,7 @@
-"""The manifest: what a dataset's identity is made of, and what is no dataset."""
+"""The manifest: what a dataset's identity is made of, and what is not a dataset.
+
+python -m pytest tests/data/test_manifest.py
+"""
 
 from __future__ import annotations
 
@@ -103,16 +106,16 @@ def change_byte(path: Path, at: int) -> None:
 
 
 REFUSALS: dict[str, tuple[Callable[[Path], Any], type[TSTError], str]] = {
-    "no folder": (shutil.rmtree, NotFoundError, "no such folder"),
+    "no folder": (shutil.rmtree, NotFoundError, "does not exist; give the path of a folder"),
     "no manifest": (
         lambda folder: (folder / "manifest.json").unlink(),
         InvalidInputError,
-        "no manifest.json, so this is no dataset",
+        "has no manifest.json, so it is not a dataset",
     ),
     "no manifest hash": (
         lambda folder: (folder / "manifest.sha256").unlink(),
         InvalidInputError,
-        "no manifest.sha256",
+        "has no manifest.sha256, so it is not a dataset",
     ),
     "manifest edited": (edit_text, DamagedDataError, "manifest.json was changed"),
     "manifest hash empty": (
@@ -124,6 +127,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], type[TSTError], str]] = {
         lambda folder: rewrite_manifest(folder, lambda content: content.update(format_version=2)),
         InvalidInputError,
         "format version 2, this program reads 1",
+    ),
+    "no format version": (
+        lambda folder: rewrite_manifest(folder, lambda content: content.pop("format_version")),
+        InvalidInputError,
+        "format version null, this program reads 1",
     ),
     "key missing": (
         lambda folder: rewrite_manifest(folder, lambda content: content.pop("dtype")),
@@ -169,5 +177,5 @@ def test_what_cannot_be_opened_is_refused_in_one_line(folder: Path, case: str) -
 
 
 def test_object_stores_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="s3://bucket/data: only folders can be opened"):
+    with pytest.raises(InvalidInputError, match="dataset 's3://bucket/data': only folders can be opened"):
         open_dataset("s3://bucket/data")

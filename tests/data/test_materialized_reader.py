@@ -1,4 +1,4 @@
-"""Reading a materialised run: the plan's batches, and no damage unnoticed.
+"""Reading a materialized run: the plan's batches, and all damage is noticed.
 
 python -m pytest tests/data/test_materialized_reader.py
 """
@@ -144,7 +144,7 @@ def test_something_else_than_a_run_json_is_refused(folder: Path, text: str, mess
 def test_another_format_version_is_refused(folder: Path) -> None:
     content = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(content | {"format_version": 2}))
-    with pytest.raises(InvalidInputError, match="format version 2; expected 1"):
+    with pytest.raises(InvalidInputError, match="has format version 2, this program reads 1"):
         open_materialized(folder)
 
 

@@ -1,4 +1,4 @@
-"""Bagged offline: the same windows as on the fly, readable by plain StreamingDataset, whole or not there.
+"""Bagged offline: the same windows as the plan gives, readable by plain StreamingDataset, whole or not there.
 
 python -m pytest tests/data/test_materialized_writer.py
 """
@@ -6,7 +6,9 @@ python -m pytest tests/data/test_materialized_writer.py
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ PHASES = [
 
 
 @pytest.fixture
-def plan(make_run: MakeRun, tiny_dataset: Dataset):
+def plan(make_run: MakeRun, tiny_dataset: Dataset) -> Iterator[Plan]:
     with Plan(load_run(make_run(tiny_dataset, phases=PHASES))) as opened:
         yield opened
 
@@ -48,6 +50,7 @@ def test_rows_are_the_batches_in_order(plan: Plan, tmp_path: Path, shard_bytes: 
                     assert np.array_equal(stored.first_token, fresh.first_token)
 
 
+@pytest.mark.needs_streaming
 @pytest.mark.slow
 def test_plain_streaming_dataset_reads_it(plan: Plan, tmp_path: Path) -> None:
     materialize(plan, tmp_path / "out", shard_bytes=3000)
@@ -72,18 +75,20 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("whole_shards", [0, 1, 3])
-def test_an_interrupted_call_goes_on(plan: Plan, tmp_path: Path, monkeypatch, whole_shards: int) -> None:
+def test_an_interrupted_call_resumes(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_shards: int
+) -> None:
     materialize(plan, tmp_path / "undisturbed", shard_bytes=3000)
     write_shard = module._write_shard
     with pytest.raises(KeyboardInterrupt):
-        _interrupt_at(module, monkeypatch, write_shard, whole_shards, plan, tmp_path / "out")
+        _interrupt_at(monkeypatch, whole_shards, plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / ".out.materializing" / "shard.00009.mds.part").write_bytes(b"half")
     resumed: list[int] = []
 
-    def record(plan, folder, number, stretch):
+    def record(plan: Plan, folder: Path, number: int, rows: module.ShardRows) -> Any:
         resumed.append(number)
-        return write_shard(plan, folder, number, stretch)
+        return write_shard(plan, folder, number, rows)
 
     monkeypatch.setattr(module, "_write_shard", record)
     assert materialize(plan, tmp_path / "out", shard_bytes=3000)
@@ -92,11 +97,13 @@ def test_an_interrupted_call_goes_on(plan: Plan, tmp_path: Path, monkeypatch, wh
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def _interrupt_at(module, monkeypatch, write_shard, number: int, plan: Plan, out: Path) -> None:
-    def write(plan, folder, at, stretch):
+def _interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, plan: Plan, out: Path) -> None:
+    write_shard = module._write_shard
+
+    def write(plan: Plan, folder: Path, at: int, rows: module.ShardRows) -> Any:
         if at == number:
             raise KeyboardInterrupt
-        return write_shard(plan, folder, at, stretch)
+        return write_shard(plan, folder, at, rows)
 
     monkeypatch.setattr(module, "_write_shard", write)
     materialize(plan, out, shard_bytes=3000)
@@ -117,19 +124,22 @@ def test_a_finished_folder_is_left_alone(plan: Plan, tmp_path: Path, make_run: M
 def test_something_else_is_left_alone(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")
-    with pytest.raises(InvalidInputError, match="exists and is no materialised run"):
+    with pytest.raises(InvalidInputError, match="out: exists and is not a materialized run; choose another --out"):
         materialize(plan, tmp_path / "out")
     assert files(tmp_path / "out") == {"precious": b"x"}
 
 
 def test_an_unfinished_folder_of_another_run_is_refused(
-    plan: Plan, tmp_path: Path, monkeypatch, make_run: MakeRun, tiny_dataset: Dataset
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_run: MakeRun, tiny_dataset: Dataset
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        _interrupt_at(module, monkeypatch, module._write_shard, 2, plan, tmp_path / "out")
+        _interrupt_at(monkeypatch, 2, plan, tmp_path / "out")
     with (
         Plan(load_run(make_run(tiny_dataset, name="other", seed=5))) as other,
-        pytest.raises(ForeignDataError, match="unfinished materialisation"),
+        pytest.raises(
+            ForeignDataError,
+            match=f"unfinished run with fingerprint {plan.fingerprint} in shards of 3000 bytes, not one with ",
+        ),
     ):
         materialize(other, tmp_path / "out")
 

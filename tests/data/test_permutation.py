@@ -1,4 +1,4 @@
-"""The keyed bijections: they are bijections, they are what they were, and they do not look like their keys.
+"""The keyed bijections: each is a bijection, none has changed, and none correlates with its key.
 
 python -m pytest tests/data/test_permutation.py
 """
@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from tst_data.plan.permutation import FEISTEL_MINIMUM, derive_key, permute
+from tst_data.plan.permutation import FEISTEL_MINIMUM, Key, derive_key, permute
 
 
-def key(seed: int, **names: int):
+def key(seed: int, **names: int) -> Key:
     return derive_key("test", seed=seed, **names)
 
 
@@ -31,7 +32,7 @@ def test_is_a_bijection(num_elements: int, seed: int) -> None:
     seed=st.integers(0, 2**64 - 1),
     data=st.data(),
 )
-def test_an_image_does_not_depend_on_the_company(num_elements: int, seed: int, data: st.DataObject) -> None:
+def test_an_image_does_not_depend_on_the_other_indexes(num_elements: int, seed: int, data: st.DataObject) -> None:
     # 1,024 indexes sort a hash of all elements, so they are drawn below that size or far above it.
     indexes = np.array(data.draw(st.lists(st.integers(0, num_elements - 1), min_size=1, max_size=20)))
     together = permute(indexes, num_elements, key(seed))
@@ -41,7 +42,7 @@ def test_an_image_does_not_depend_on_the_company(num_elements: int, seed: int, d
 
 
 def test_golden_vectors() -> None:
-    """Pin the order: a change here needs a new ORDER_VERSION, for it changes every batch of every run."""
+    """Pin the order: a change here changes each batch of each run, so it needs a new ORDER_VERSION."""
     assert derive_key("windows", seed=17, dataset=1, epoch=2, phase=3, index=4)[:2] == GOLDEN_KEY
     for num_elements, expected in GOLDEN_IMAGES.items():
         indexes = np.arange(8) * (num_elements // 8)
@@ -79,8 +80,8 @@ def test_every_part_of_a_key_counts(name: str) -> None:
 def test_small_domains_are_uniform(num_elements: int) -> None:
     """Chi-squared per degree of freedom of (index, image) over keys, as the mean of ten samples.
 
-    The cells of a permutation matrix go together, so a sample's mean is n(n-1) and not the (n-1)^2 of free margins;
-    one sample alone would miss the threshold by chance at n = 2, where it has a single degree of freedom.
+    The cells of a permutation matrix depend on each other, so a sample's mean is n(n-1) and not the (n-1)^2 of free
+    margins. One sample alone could miss the threshold by chance at n = 2, where it has a single degree of freedom.
     """
     num_keys, num_samples = 10 * num_elements, 10
     expected = num_keys / num_elements
@@ -107,7 +108,7 @@ def test_every_order_of_a_few_elements_is_as_likely(num_elements: int) -> None:
 
 @pytest.mark.parametrize("bits", [10, 11, 13, 17, 24, 33])
 def test_bits_do_not_correlate(bits: int) -> None:
-    """No bit of an image goes with a bit of its index, of its neighbour's image, or of the next epoch's: 5 sigma."""
+    """No bit of an image correlates with a bit of its index, its neighbor's image, or the next epoch's: 5 sigma."""
     num_elements = 1 << bits
     assert num_elements >= FEISTEL_MINIMUM
     num_samples = min(num_elements, 1 << 16)
@@ -116,7 +117,7 @@ def test_bits_do_not_correlate(bits: int) -> None:
     images = _bits(permute(indexes, num_elements, key(3, epoch=0)), bits)
     others = {
         "index": _bits(indexes, bits)[:, np.ptp(_bits(indexes, bits), axis=0) > 0],
-        "neighbour": _bits(permute((indexes + 1) % num_elements, num_elements, key(3, epoch=0)), bits),
+        "neighbor": _bits(permute((indexes + 1) % num_elements, num_elements, key(3, epoch=0)), bits),
         "next epoch": _bits(permute(indexes, num_elements, key(3, epoch=1)), bits),
     }
     for name, other in others.items():
@@ -124,5 +125,5 @@ def test_bits_do_not_correlate(bits: int) -> None:
         assert np.abs(correlation).max() * np.sqrt(num_samples) < 5, name
 
 
-def _bits(values: np.ndarray, bits: int) -> np.ndarray:
-    return ((values[:, None] >> np.arange(bits)) & 1).astype(float)
+def _bits(values: NDArray[np.int64], bits: int) -> NDArray[np.float64]:
+    return np.array((values[:, None] >> np.arange(bits)) & 1, dtype=float)

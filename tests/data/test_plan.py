@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import yaml
 from tests.conftest import MakeRun
 from tst_data import Plan, load_run
 from tst_data.contract.batch import checksum
+from tst_data.dataset.journal import Journal
 from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import write_dataset
-from tst_data.errors import ForeignDataError, InvalidInputError, NotFoundError
+from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError
 from tst_data.inspection.plan_report import report_plan
 from tst_data.run.run_file import parse_run
 
@@ -92,27 +94,56 @@ def test_description(run: Path, tiny_dataset: Dataset) -> None:
         described.phase(15)
 
 
+def _at(run_file: Path, dataset: int, problem: str) -> str:
+    """The beginning of a message about a dataset of a run, as a pattern."""
+    return "^" + re.escape(f"run file '{run_file}': 'datasets.{dataset}.path': {problem}")
+
+
 def test_refusals(make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path) -> None:
     twice = make_run([tiny_dataset, tiny_dataset], name="twice")
-    with pytest.raises(InvalidInputError, match="is the same as"):
+    with pytest.raises(
+        InvalidInputError, match=_at(twice, 1, f"dataset '{tiny_dataset.path}' is the same as 'datasets.0")
+    ):
         Plan(load_run(twice))
     absent = make_run(tmp_path / "absent", name="absent")
-    with pytest.raises(NotFoundError, match="absent"):
+    with pytest.raises(NotFoundError, match=_at(absent, 0, f"dataset '{tmp_path / 'absent'}': does not exist; give ")):
         Plan(load_run(absent))
     large = make_run(tiny_dataset, name="large", sequence_length=5000)
-    with pytest.raises(InvalidInputError, match=r"phase 0 needs windows of 20,001 tokens, but the longest .* 4,096"):
+    with pytest.raises(
+        InvalidInputError, match=r"large\.yaml': 'phases.0': needs windows of 20,001 tokens, but the longest .* 4,096"
+    ):
         Plan(load_run(large))
     revision = make_run([{"path": str(tiny_dataset.path), "revision": "0" * 64}], name="revision")
-    with pytest.raises(ForeignDataError, match=f"{tiny_dataset.fingerprint}.*{'0' * 64}"):
+    with pytest.raises(
+        ForeignDataError, match=f"revision\\.yaml': 'datasets.0.revision': .*{tiny_dataset.fingerprint}.*{'0' * 64}"
+    ):
         Plan(load_run(revision))
     right = make_run([{"path": str(tiny_dataset.path), "revision": tiny_dataset.fingerprint}], name="right")
     Plan(load_run(right)).close()
 
 
+def test_a_bad_dataset_keeps_its_error_and_names_the_run_file_and_the_key(
+    make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_dataset.path, tmp_path / "copy"))
+    run = make_run([tiny_dataset, folder])
+    (folder / "shards.parquet").write_bytes(b"damaged")
+    with pytest.raises(DamagedDataError, match=_at(run, 1, f"{folder / 'shards.parquet'}: has hash ")):
+        Plan(load_run(run))
+    Journal(folder, {}).close()
+    with pytest.raises(InvalidInputError, match=_at(run, 1, f"dataset '{folder}': its conversion is not finished; ")):
+        Plan(load_run(run))
+    nameless = parse_run(run.read_text(), tmp_path)
+    with pytest.raises(InvalidInputError, match=r"^run 'test': 'datasets\.1\.path': "):
+        Plan(nameless)
+
+
 def test_datasets_of_different_tokenizers_are_refused(make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path) -> None:
     with write_dataset(tmp_path / "other", [[1] * 500], vocabulary_size=300, end_of_text_id=255):
         pass
-    with pytest.raises(InvalidInputError, match="another tokenizer"):
+    with pytest.raises(
+        InvalidInputError, match=r"'datasets\.1\.path': .* was made with another tokenizer .* than 'datasets\.0\.path'"
+    ):
         Plan(load_run(make_run([tiny_dataset, tmp_path / "other"])))
 
 
@@ -127,7 +158,7 @@ def test_report_counts_and_warns(make_run: MakeRun, tiny_dataset: Dataset) -> No
     assert report.total_tokens == first.tokens + second.tokens
     text = "\n".join(report.warnings)
     assert "data is repeated" in text
-    assert "passed over at the switch" in text
+    assert "are skipped at the switch" in text
     assert second.datasets[0].last_epoch > 2
 
 
@@ -137,8 +168,8 @@ def test_a_run_without_waste_warns_of_nothing(make_run: MakeRun, tiny_dataset: D
 
 
 @pytest.mark.parametrize(("left", "warned"), [(4, False), (6, True)])
-def test_what_the_switch_passes_over_is_warned_of_from_a_twentieth_on(tmp_path: Path, left: int, warned: bool) -> None:
-    """100 windows of 8 in one shard; with `left` of them to go, a switch to windows of 16 passes those over."""
+def test_what_the_switch_skips_is_warned_of_from_a_twentieth_on(tmp_path: Path, left: int, warned: bool) -> None:
+    """100 windows of 8 in one shard; with `left` of them to go, a switch to windows of 16 skips those."""
     with write_dataset(tmp_path / "d", [[1] * 800], vocabulary_size=9, end_of_text_id=0, sample_tokens=801):
         pass
     run = parse_run(

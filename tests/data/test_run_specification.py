@@ -116,22 +116,30 @@ def test_golden_fingerprint() -> None:
         ("bag_size: 4", "bag_size: '4'", r"'phases.0.bag_size': expected a whole number \(given: '4'\)"),
         ("bag_size: 4", "bag_size: true", r"given: true"),
         ("bag_size: 4", "bag_size: 4.5", r"given: 4.5"),
-        ("bag_size: 4", "bag_size: 400000000000", "phase 0 has windows of .* lower bag_size or sequence_length"),
+        (
+            "bag_size: 4",
+            "bag_size: 400000000000",
+            "'phases.0': windows of .*, expected at most 1,073,741,824; lower bag_size or sequence_length",
+        ),
         ("steps: 7000", "steps: 0", r"'phases.1.steps'.*given: 0"),
         ("batch_size: 64", "batch_size: 0", "'batch_size'"),
         ("sequence_length: 512", "sequence_length: 0", "'sequence_length'"),
         ("weight: 1.0", "weight: -1", r"'datasets.0.weight'.*given: -1"),
-        ("weight: 1.0", "weight: 0", "phase 0 has no dataset with a positive weight"),
+        ("weight: 1.0", "weight: 0", "'phases.0': no dataset has a positive weight"),
         ("weight: 1.0", "weight: .nan", "finite"),
         ("weight: 1.0", "weight: .inf", "finite"),
-        ("steps: 7000", "steps: 7000, weights: [0]", "phase 1 has no dataset with a positive weight"),
-        ("steps: 7000", "steps: 7000, weights: [1, 2]", "phase 1 gives 2 weights for 1 datasets"),
+        ("steps: 7000", "steps: 7000, weights: [0]", "'phases.1': no dataset has a positive weight"),
+        ("steps: 7000", "steps: 7000, weights: [1, 2]", "'phases.1': 2 weights for 1 datasets"),
         ("steps: 7000", "steps: 7000, superpose: all", "'both', 'input' or 'output'"),
-        ("steps: 7000", "steps: 4611686018427387903", "up to phase 1 the run reads .* lower steps or batch_size"),
+        (
+            "steps: 7000",
+            "steps: 4611686018427387903",
+            "'phases.1': up to its end the run reads .* lower steps or batch_size",
+        ),
         ("weight: 1.0", "weight: yes", "'datasets.0.weight'.*given: true"),
         ("weight: 1.0", "weight: '1'", "'datasets.0.weight'.*given: '1'"),
         ("seed: 17", "seed: -1", "given: -1"),
-        ("seed: 17", "seed: 1\nseed: 2", "the key 'seed' appears twice"),
+        ("seed: 17", "seed: 1\nseed: 2", "line 7, column 1: .*the key 'seed' appears twice"),
         ("seed: 17", "shuffle_group: 0", "at least 1, or 'all'"),
         ("seed: 17", "shuffle_group: some", "at least 1, or 'all'"),
         ("name: wiki-s4", "name: Wiki", "'name'.*given: 'Wiki'"),
@@ -139,7 +147,10 @@ def test_golden_fingerprint() -> None:
         ("name: wiki-s4", f"name: {'a' * 65}", "'name'.*64"),
         ("name: wiki-s4\n", "", "'name' is missing"),
         ("phases:", "phases: []\nphase:", "unknown key 'phase'"),
-        ("name:", "name", "not valid YAML or JSON"),
+        ("name:", "name", r"^line 2, column 9: not valid YAML or JSON \(mapping values are not allowed here\)"),
+        ("  - {bag_size: 4", "  - bag_size: 4", r"^line 8, column 23: not valid YAML or JSON \("),
+        ("seed: 17", "seed: \x00", r"^line 6, column 7: not valid YAML or JSON \(special characters are not allowed\)"),
+        ("batch_size: 64", "batch_size: null", r"'batch_size': expected a whole number \(given: null\)"),
     ],
 )
 def test_bad_run_files_are_refused_in_one_line(old: str, new: str, message: str) -> None:
@@ -169,5 +180,7 @@ def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_object_stores_are_refused_for_now() -> None:
-    with pytest.raises(InvalidInputError, match="object store"):
+    with pytest.raises(
+        InvalidInputError, match=r"^run 'wiki-s4': 'datasets\.0\.path': 's3://bucket/wiki' is in an object store"
+    ):
         parse_run(TEXT.replace("./data/wiki", "s3://bucket/wiki"), Path()).dataset_paths()

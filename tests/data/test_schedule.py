@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tst_data.contract.bags import BagGeometry
 from tst_data.contract.shares import share_of_rank
@@ -33,7 +34,7 @@ def phases(draw: st.DrawFn, num_datasets: int) -> dict[str, Any]:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[dict[str, Any], list[np.ndarray]]:
+def cases(draw: st.DrawFn) -> tuple[dict[str, Any], list[NDArray[np.int64]]]:
     """A run and the token counts of its shards; windows fit into at least one shard of every dataset."""
     num_datasets = draw(st.integers(1, 3))
     content = {
@@ -49,7 +50,7 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, Any], list[np.ndarray]]:
     return content, [np.array([*draw(shards), 60]) for _ in range(num_datasets)]
 
 
-def make(content: dict[str, Any], shard_tokens: list[np.ndarray]) -> Schedule:
+def make(content: dict[str, Any], shard_tokens: list[NDArray[np.int64]]) -> Schedule:
     return Schedule(RunSpecification.model_validate(content), shard_tokens)
 
 
@@ -62,16 +63,16 @@ def inputs_by_epoch(schedule: Schedule) -> dict[tuple[int, int], Counter[int]]:
     """How often each token is an input, by (dataset, epoch), through all phases.
 
     Written from the rules' words: within a dataset the windows of a phase come in the mixture's order, and an epoch
-    ends with the last window of its last group, so the epoch of a window is told by `stretches`.
+    ends with the last window of its last group, so `draws` says the epoch of a window.
     """
     seen: dict[tuple[int, int], Counter[int]] = {}
     for phase in schedule._phases:
         drawn = phase.mixture.taken(phase.description.batch_size * phase.description.steps)
         for dataset, walk in enumerate(phase.walks):
-            for stretch in walk.stretches(0, int(drawn[dataset])):
-                ordinals = np.arange(stretch.first_ordinal, stretch.first_ordinal + stretch.count)
-                tokens = seen.setdefault((dataset, stretch.epoch), Counter())
-                for first in stretch.pool.first_tokens(ordinals).tolist():
+            for draw in walk.draws(0, int(drawn[dataset])):
+                ordinals = np.arange(draw.first_ordinal, draw.first_ordinal + draw.count)
+                tokens = seen.setdefault((dataset, draw.epoch), Counter())
+                for first in draw.pool.first_tokens(ordinals).tolist():
                     tokens.update(range(first, first + walk.geometry.advance))
     return seen
 
@@ -88,7 +89,7 @@ def test_steps_do_not_depend_on_the_order_they_are_asked_in(case: Any, order: An
 
 
 @given(case=cases())
-def test_a_step_has_its_batch_and_every_window_lies_in_one_shard(case: Any) -> None:
+def test_a_step_has_its_batch_and_each_window_is_in_one_shard(case: Any) -> None:
     content, shard_tokens = case
     schedule = make(content, shard_tokens)
     for step in range(schedule.num_steps):
@@ -116,9 +117,9 @@ def test_exactly_once(case: Any) -> None:
         if not of_dataset:
             continue
         assert read[dataset] == sum(use.tokens for use in of_dataset)
-        passed_over = sum(use.passed_over_at_ends + use.passed_over_at_switch for use in of_dataset)
-        gone = of_dataset[-1].last_epoch * order.num_tokens
-        assert read[dataset] + passed_over == pytest.approx(gone, abs=0.01)
+        skipped = sum(use.passed_over_at_ends + use.passed_over_at_switch for use in of_dataset)
+        done = of_dataset[-1].last_epoch * order.num_tokens
+        assert read[dataset] + skipped == pytest.approx(done, abs=0.01)
         repeated = any(epoch > 0 for of, epoch in seen if of == dataset)
         assert any(use.repeated for use in of_dataset) == repeated
 
@@ -141,7 +142,7 @@ def test_the_walk_is_what_the_steps_hold(case: Any) -> None:
 
 
 @given(case=cases())
-def test_whole_epochs_pass_over_no_more_than_shard_ends(case: Any) -> None:
+def test_whole_epochs_skip_no_more_than_shard_ends(case: Any) -> None:
     """A run of one phase reads, in every whole epoch, each window that the shards hold, once."""
     content, shard_tokens = case
     content["phases"] = content["phases"][:1]
@@ -233,7 +234,9 @@ def test_a_step_outside_the_run_is_refused(step: int) -> None:
 
 
 def test_a_window_larger_than_every_shard_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match=r"phase 1 needs windows of 401 tokens, but the longest .* holds 400"):
+    with pytest.raises(
+        InvalidInputError, match=r"'phases.1': needs windows of 401 tokens, but the longest .* holds 400"
+    ):
         small_schedule(phases=[{"bag_size": 1, "steps": 1}, {"bag_size": 100, "steps": 1}])
 
 
@@ -248,8 +251,8 @@ def small_schedule(**changes: Any) -> Schedule:
 @pytest.mark.parametrize(
     ("before", "after", "share"), [(6, 1, 0.0), (6, 3, 0.0), (5, 3, 2 / 5), (1, 2, 1.0), (4, 4, 0.0)]
 )
-def test_what_the_switch_passes_over(before: int, after: int, share: float) -> None:
-    """The figures of DESIGN.md: 6 to 1 passes over nothing, 5 to 3 two fifths, 1 to 2 all that is left."""
+def test_what_the_switch_skips(before: int, after: int, share: float) -> None:
+    """The table in docs/concepts/pure-batches.md#phases: from nothing to all that is left in the begun group."""
     L = 4
     tokens = 60 * L + 1
     content = {
@@ -272,14 +275,14 @@ def test_thousands_of_phases_over_one_group() -> None:
 
 
 def test_where_a_phase_begins_and_ends_in_a_dataset() -> None:
-    """Ten windows an epoch: the end of the first is no repetition, one window more is."""
-    content = {
+    """Ten windows an epoch: a run that ends with the first epoch repeats nothing, one window more does."""
+    content: dict[str, Any] = {
         "name": "r", "datasets": [{"path": "d"}], "sequence_length": 4, "batch_size": 1,
         "phases": [{"bag_size": 1, "steps": 4}, {"bag_size": 1, "steps": 6}],
     }  # fmt: skip
     first, second = make(content, [np.array([41])]).uses()
     assert (first.first_epoch, second.last_epoch) == (0.0, 1.0)
-    assert first.last_epoch == second.first_epoch == pytest.approx(17 / 41)  # the last token is passed over at once
+    assert first.last_epoch == second.first_epoch == pytest.approx(17 / 41)  # the last token is skipped at once
     assert not second.repeated
     content["phases"][1] = {"bag_size": 1, "steps": 7}
     assert make(content, [np.array([41])]).uses()[1].repeated
@@ -310,7 +313,7 @@ GOLDEN: dict[int, list[tuple[int, int]]] = {
 }
 
 
-def test_neighbours_of_the_stream_meet_as_often_as_chance_has_it() -> None:
+def test_neighbors_of_the_stream_meet_as_often_as_by_chance() -> None:
     """Stream-adjacent windows in one batch, over an epoch of 100,000 windows: within 20% of expectation."""
     num_windows, B, L = 100_000, 500, 8
     content = {

@@ -1,4 +1,7 @@
-"""The shard table gives back every column, whichever row group a shard is in."""
+"""The shard table gives back every column, for shards of every row group.
+
+python -m pytest tests/data/test_shard_table.py
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def test_every_column_comes_back_over_row_groups(tmp_path: Path, monkeypatch: py
         assert len(table._row_groups) <= 2
 
 
-def test_what_is_no_shard_table_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_shard_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shards.parquet").write_bytes(b"PAR1 is not all it takes")
     with pytest.raises(DamagedDataError, match=r"shards\.parquet: cannot be read"):
         ShardTable(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from tst_data.errors import DamagedDataError
 @st.composite
 def batches(draw: st.DrawFn) -> WindowBatch:
     rows, world_size = draw(st.integers(1, 5)), draw(st.integers(1, 3))
-    dtype = draw(st.sampled_from([np.uint16, np.uint32]))
+    dtype: Any = draw(st.sampled_from([np.uint16, np.uint32]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     header = {
         "bag_size": draw(st.integers(1, 5)),
@@ -30,7 +31,9 @@ def batches(draw: st.DrawFn) -> WindowBatch:
     return make_batch(rng, rows, world_size, dtype, header)
 
 
-def make_batch(rng, rows: int, world_size: int, dtype, shape: dict) -> WindowBatch:
+def make_batch(
+    rng: np.random.Generator, rows: int, world_size: int, dtype: type[np.unsignedinteger[Any]], shape: dict[str, Any]
+) -> WindowBatch:
     partial = BatchHeader(
         run="r", fingerprint="f" * 64, order_version=1, step=10**15, phase=2, batch_size=rows * world_size, rank=0,
         world_size=world_size, checksum="", **shape,
@@ -81,7 +84,7 @@ def test_no_damaged_body_is_taken_for_another_batch(batch: WindowBatch, data: st
         received = decode(body)
     except DamagedDataError:
         return
-    # Padding, origins and names are not under the checksum; the tokens are.
+    # Padding, origins and names are not part of the checksum; the tokens are.
     assert np.array_equal(received.windows, batch.windows)
 
 
@@ -122,7 +125,9 @@ def test_another_table_is_refused() -> None:
 def test_a_changed_token_is_named() -> None:
     batch = make_batch(np.random.default_rng(0), 2, 1, np.uint16, SMALL)
     batch.windows[1, 3] ^= 1
-    with pytest.raises(DamagedDataError, match=r"checksum .* expected .*: damaged on the way"):
+    with pytest.raises(
+        DamagedDataError, match=r"^step \d+: the windows have checksum .*, expected .*: damaged on the way; fetch"
+    ):
         decode(encode(batch))
 
 

@@ -1,8 +1,8 @@
 """Bag geometry: how many tokens a window holds, and how it is viewed as bags and targets.
 
-One place for the arithmetic of TST.md's "Exact definition", so that plan, preview and trainer cannot disagree.
-The views use only slicing, `reshape` and slice assignment, so the same lines serve numpy arrays and torch
-tensors, and this module needs neither.
+The one place for this arithmetic (docs/concepts/token-superposition.md#window, #input, #targets and #variants), so that
+plan, preview and trainer cannot disagree. The views use only slicing, `reshape` and slice assignment, so the same lines
+work on numpy arrays and on torch tensors, and this module needs neither.
 
 A window starts at token `x[0]`. With bag size `s` and sequence length `L`:
 
@@ -12,8 +12,8 @@ A window starts at token `x[0]`. With bag size `s` and sequence length `L`:
 | input     | s·L       | 1           | (b, L, s) bags    | (b, L, 1): x[(k+1)s]                      |
 | output    | L         | s           | (b, L, 1) tokens  | (b, L, s): x[k+1 .. k+s]                  |
 
-With `both` the window ends one token after its last bag, so the last position has a target in slot 0 only;
-its other slots keep IGNORED.
+With `both` the window ends one token after its last bag, so the last position has a target in slot 0 only; its other
+slots keep IGNORED.
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ class BagGeometry:
     """The shape of one phase's windows."""
 
     bag_size: int
+    """Tokens read or predicted at one latent position (s)."""
     sequence_length: int
+    """Latent positions of a sequence (L)."""
     superpose: Superpose = "both"
+    """What is superposed: inputs and targets, or only one of them."""
 
     @property
     def advance(self) -> int:
-        """Tokens from one window's start to the next one's: its inputs (A)."""
+        """Tokens that a window reads: the distance from its start to that of the next window (A)."""
         return self.sequence_length * self.input_slots
 
     @property
     def lookahead(self) -> int:
-        """Tokens behind the advance that the last targets need (a)."""
+        """Tokens after the advance that the last targets need (a)."""
         return self.bag_size if self.superpose == "output" else 1
 
     @property
@@ -63,7 +66,7 @@ class BagGeometry:
         return 1 if self.superpose == "input" else self.bag_size
 
     def num_windows(self, num_tokens: Any) -> Any:
-        """Windows that a stretch of `num_tokens` holds (an int, or an array of them)."""
+        """Windows that `num_tokens` tokens in a row hold (an int, or an array of them)."""
         fitting = (num_tokens - self.lookahead) // self.advance
         return fitting * (fitting > 0)
 

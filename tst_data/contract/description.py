@@ -1,7 +1,7 @@
-"""What a run looks like from outside: the answer of `GET /v1/runs/{run}` and the `run.json` of a materialised run.
+"""What a run looks like from outside: the response of `GET /v1/runs/{run}`, and part of a materialized `run.json`.
 
-Server, client and materialised folder share these models, so that a trainer sees the same description whichever of
-them its batches come from.
+Server, client and materialized folder share these models, so a trainer sees the same description from each of its
+three sources.
 """
 
 from __future__ import annotations
@@ -18,29 +18,39 @@ from tst_data.errors import NotFoundError
 __all__ = ["ORDER_VERSION", "PhaseDescription", "RunDescription", "phase_of_step"]
 
 ORDER_VERSION = 1
-"""Version of the rules by which windows are drawn: part of every run's fingerprint. A change of one byte of the order
-of any run needs a new one."""
+"""Version of the rules by which windows are drawn; it is part of each run's fingerprint. Another order, even by one
+byte of one run, needs another version."""
 
 
 class _Description(Frozen):
-    """Keys that only a newer server knows are ignored."""
+    """Ignores keys that it does not know: they are those of a newer server."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class PhaseDescription(_Description):
-    """One phase with its place in the run. `tokens` are the raw tokens read as input, `latent_positions` B·L·steps."""
+    """One phase, and where it is in the run."""
 
     phase: int
+    """Number of the phase, from 0."""
     first_step: int
+    """Step at which the phase begins."""
     steps: int
+    """Optimizer steps of the phase."""
     bag_size: int
+    """Tokens read or predicted at one latent position (s)."""
     superpose: Superpose
+    """What is superposed: `both` inputs and targets, only the `input`, or only the `output`."""
     sequence_length: int
+    """Latent positions of a sequence (L)."""
     batch_size: int
+    """Sequences of a step, over all ranks (B)."""
     window_length: int
+    """Tokens of one window (A + a)."""
     tokens: int
+    """Raw tokens that the phase reads as input."""
     latent_positions: int
+    """Latent positions of the phase: B·L·steps."""
 
     @property
     def geometry(self) -> BagGeometry:
@@ -49,7 +59,7 @@ class PhaseDescription(_Description):
 
     @property
     def end_step(self) -> int:
-        """The first step behind this phase."""
+        """The first step after this phase."""
         return self.first_step + self.steps
 
 
@@ -57,15 +67,25 @@ class RunDescription(_Description):
     """A run as its fingerprint identifies it: specification, phases, totals, and how its tokens are to be read."""
 
     name: str
+    """Name of the run, part of its URL."""
     fingerprint: str
+    """Identity of all batches of the run, 64 hex digits."""
     order_version: int
+    """Version of the rules by which windows are drawn."""
     specification: dict[str, Any]
+    """The run file with every default filled in."""
     phases: tuple[PhaseDescription, ...]
+    """The phases in order."""
     total_steps: int
+    """Steps of all phases together."""
     total_tokens: int
+    """Raw tokens that all phases together read as input."""
     dtype: Literal["uint16", "uint32"]
+    """Type of the tokens in each batch."""
     vocabulary_size: int
+    """Number of token ids; each id is below it."""
     end_of_text_id: int
+    """Token that closes each document."""
 
     def phase(self, step: int) -> PhaseDescription:
         """The phase that a step belongs to; NotFoundError past the end of the run."""
@@ -73,9 +93,9 @@ class RunDescription(_Description):
 
 
 def phase_of_step(phases: Sequence[PhaseDescription], step: int, run: str) -> PhaseDescription:
-    """The phase that a step belongs to: a walk over the prefix sum of steps, which each phase carries.
+    """The phase that a step belongs to, by the sum of the steps of the phases before, which each phase holds.
 
-    Raises NotFoundError naming the run past its end.
+    Raises NotFoundError, naming the run, for a step past its end.
     """
     if step >= 0:
         for phase in phases:

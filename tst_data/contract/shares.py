@@ -1,6 +1,6 @@
 """Sharing a step out over ranks: rank `r` of `w` has the rows `r·B/w .. (r+1)·B/w`, in order.
 
-A micro-batch is a rank of a larger world (rank `r·a + i` of `w·a`), so the same rule serves both.
+A micro-batch is a rank of a larger world (rank `r·a + i` of `w·a`), so one rule is enough for both.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def share_of_rank(batch_size: int, rank: int, world_size: int) -> slice:
 
 
 def check_shares(run: RunDescription, world_size: int, micro_batches: int) -> None:
-    """Raise InvalidInputError for a run with a phase whose batch cannot be shared out: at once, not in mid-run."""
+    """Raise InvalidInputError if the batch of some phase cannot be shared out: before the run begins."""
     shares = world_size * micro_batches
     for phase in run.phases:
         if phase.batch_size % shares:

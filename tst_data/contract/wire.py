@@ -1,9 +1,9 @@
 """A batch on the wire: one Arrow IPC stream with one record batch.
 
-Tokens travel in the shard's own dtype and targets not at all (they are a shifted view of the window), so a step of
-the superposition phase costs 2 bytes a token where int64 inputs and targets would cost 16. Any Arrow implementation
-reads it; the header stands in the schema's metadata, all strings. Values and metadata are promised for ever, byte
-equality for one pyarrow version.
+Tokens are sent in the shard's own dtype. Targets are not sent, because they are a shifted view of the window. So a step
+of the superposition phase costs 2 bytes a token; int64 inputs and targets would cost 16. Any Arrow implementation reads
+it. The header is in the schema's metadata, all strings. Values and metadata are promised for ever, equal bytes for one
+version of pyarrow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["CONTENT_TYPE", "decode", "encode", "encode_parts", "etag"]
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
 
 SMALL_BYTES = 1 << 16
-"""Parts below this are joined: a copy of them costs less than a send of its own."""
+"""Smaller parts are joined: copying them costs less than sending them one by one."""
 
 _HEADER = TypeAdapter(BatchHeader)
 
@@ -36,9 +36,9 @@ def encode(batch: WindowBatch) -> memoryview:
 
 
 def encode_parts(batch: WindowBatch) -> list[memoryview]:
-    """The bytes of a batch in consecutive parts, of which the one with the tokens is the memory of `batch.windows`.
+    """The bytes of a batch in consecutive parts; the part with the tokens is the memory of `batch.windows`, not a copy.
 
-    For a sender that can write several buffers one after another: nothing but the header is made, in 0.03 ms.
+    For a sender that can write several buffers one after another. Only the header is made, in 0.03 ms.
     """
     window_length = batch.windows.shape[1]
     values = pa.array(np.ascontiguousarray(batch.windows).reshape(-1))
@@ -88,26 +88,29 @@ class _Parts:
 
 
 def decode(body: Any) -> WindowBatch:
-    """The batch that a body holds; its arrays are views of it, writable where it is.
+    """The batch that a body holds. Its arrays are views of the body, and can be written to if the body can.
 
-    Raises DamagedDataError where the body is not a batch or its checksum does not fit.
+    Raises DamagedDataError where the body is not a batch, or its checksum is another one.
     """
     try:
         batch = _parse(body)
-    except Exception as error:  # whatever foreign bytes make a parser raise
+    except Exception as error:  # bytes of something else make the parser raise almost anything
         reason = validation_message(error) if isinstance(error, ValidationError) else error
-        raise DamagedDataError(f"the body of {len(body):,} bytes is not a superposed batch: {reason}") from None
+        raise DamagedDataError(
+            f"a body of {len(body):,} bytes: is not a superposed batch ({reason}); fetch it again"
+        ) from None
     header = batch.header
     found = checksum(batch.windows)
     if found != header.checksum:
         raise DamagedDataError(
-            f"step {header.step}: window checksum {found}, expected {header.checksum}: damaged on the way"
+            f"step {header.step}: the windows have checksum {found}, expected {header.checksum}: damaged on the way; "
+            "fetch the batch again"
         )
     return batch
 
 
 def _parse(body: Any) -> WindowBatch:
-    """The batch as its bytes say it, with the shapes that its header asks for; raises anything for other bytes."""
+    """The batch, with the shapes that its header asks for. For bytes of something else it raises almost anything."""
     with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
         record_batch = reader.read_next_batch()
     record_batch.validate()
@@ -125,8 +128,8 @@ def _parse(body: Any) -> WindowBatch:
 def etag(batch: WindowBatch, parts: list[memoryview]) -> str:
     """A strong entity tag of what `encode_parts(batch)` gave: a hash of the body.
 
-    The tokens enter by their checksum, which stands in the part with the header, so they are not hashed again: that
-    would be a tenth of the time that a batch takes.
+    The tokens themselves are not hashed again, because their checksum is in the part with the header. Hashing them
+    would take a tenth of the time of a batch.
     """
     digest = xxhash.xxh3_128()
     for part in parts:
@@ -136,7 +139,7 @@ def etag(batch: WindowBatch, parts: list[memoryview]) -> str:
 
 
 def _view(column: pa.Array, body: Any) -> NDArray[Any]:
-    """A numeric column as a view of the body, which keeps the body's writability (pyarrow's own view loses it)."""
+    """A column of numbers as a view of the body, which can be written to if the body can (a view by pyarrow cannot)."""
     if column.null_count:
         raise ValueError("a column holds nulls")
     dtype = np.dtype(column.type.to_pandas_dtype())

@@ -1,16 +1,14 @@
-"""The document index: which document every token comes from.
+"""The document index: which document each token comes from.
 
-`documents/` has one Parquet file a shard, with the documents whose first token lies in that shard; a document is
-never listed twice, however many shards it spans. Looking up a token therefore may go back over shards in which no
-document begins. Only the files that an answer needs are read, each verified against its hash, and a few are kept:
-a file of 100,000 documents takes about 20 ms to read.
+`documents/` has one Parquet file for each shard, with the documents whose first token is in that shard. A document is
+listed once, however many shards it spans, so looking up a token may go back over shards in which no document begins.
+Only the files that are needed are read. Each is verified against its hash, and a few are kept: a file of 100,000
+documents takes about 20 ms to read.
 """
 
 from __future__ import annotations
 
-import threading
 from array import array
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tst_data.dataset.bounded_cache import BoundedCache
 from tst_data.dataset.manifest import document_file_name
 from tst_data.dataset.shard_table import ShardTable
 from tst_data.durable_files import hash_bytes
 from tst_data.errors import DamagedDataError
 
-__all__ = ["Document", "DocumentColumns", "DocumentIndex", "Stretch", "parquet_bytes", "read_document_file"]
+__all__ = ["Document", "DocumentColumns", "DocumentIndex", "TokenRange", "parquet_bytes", "read_document_file"]
 
 _SCHEMA = pa.schema(
     [
@@ -41,30 +40,34 @@ _ID_CHUNK = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """Where one document came from, and where its tokens stand in the token stream."""
+    """Where one document came from, and where its tokens are in the token stream."""
 
     id: str
+    """The document's id in its source."""
     source: str
+    """The file or dataset that it came from."""
     row: int
+    """Its row in the source, from 0."""
     first_token: int
+    """Position of its first token in the token stream."""
     length: int
     """Tokens, the closing end-of-text token included."""
 
     @property
     def end(self) -> int:
-        """The token behind its last one."""
+        """The position after its last token."""
         return self.first_token + self.length
 
 
-class Stretch(NamedTuple):
-    """A stretch of the token stream: its first token, and the one behind its last."""
+class TokenRange(NamedTuple):
+    """A part of the token stream: its first token, and the position after its last one."""
 
     first_token: int
     end: int
 
 
 class DocumentColumns:
-    """Documents being collected, column by column: about 40 bytes each beside their ids."""
+    """Documents being collected, column by column: about 40 bytes for each, and its id."""
 
     def __init__(self) -> None:
         self._id_chunks: list[pa.Array] = []
@@ -104,21 +107,22 @@ class DocumentColumns:
 
     def split(self, token: int) -> tuple[DocumentColumns, DocumentColumns]:
         """The documents that begin before `token`, and the others."""
-        before, behind = DocumentColumns(), DocumentColumns()
+        before, others = DocumentColumns(), DocumentColumns()
         for row in self.table().to_pylist():
-            (before if row["first_token"] < token else behind).append(**row)
-        return before, behind
+            (before if row["first_token"] < token else others).append(**row)
+        return before, others
 
-    def last(self) -> Stretch | None:
-        """Where the last document stands, None without documents."""
-        return Stretch(self._first_tokens[-1], self._first_tokens[-1] + self._lengths[-1]) if len(self) else None
+    def last(self) -> TokenRange | None:
+        """Where the last document is in the token stream; None without documents."""
+        return TokenRange(self._first_tokens[-1], self._first_tokens[-1] + self._lengths[-1]) if len(self) else None
 
 
 def parquet_bytes(documents: pa.Table) -> bytes:
     """A document file. Equal documents give equal bytes under one version of pyarrow."""
     sink = pa.BufferOutputStream()
     pq.write_table(documents, sink, compression="zstd", use_dictionary=["source"])
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def read_document_file(folder: Path, table: ShardTable, shard: int) -> pa.Table:
@@ -130,7 +134,7 @@ def read_document_file(folder: Path, table: ShardTable, shard: int) -> pa.Table:
         raise DamagedDataError(f"{path}: cannot be read ({error.strerror}); restore it from a copy") from None
     if hash_bytes(data) != table.documents_hash(shard):
         raise DamagedDataError(
-            f"{path}: {len(data)} bytes with hash {hash_bytes(data)}, expected {table.documents_hash(shard)}; "
+            f"{path}: has {len(data)} bytes with hash {hash_bytes(data)}, expected hash {table.documents_hash(shard)}; "
             "restore it from a copy"
         )
     return pq.read_table(pa.BufferReader(data), use_threads=False).combine_chunks()
@@ -143,11 +147,10 @@ class DocumentIndex:
         self._folder = folder
         self._table = table
         self._first_token = np.concatenate([[0], np.cumsum(table.tokens)])
-        self._lock = threading.Lock()
-        self._files: OrderedDict[int, pa.Table] = OrderedDict()
+        self._files = BoundedCache[int, pa.Table](_CACHED_FILES)
 
     def find(self, first_token: int, num_tokens: int) -> list[Document]:
-        """The documents that share a token with the range, in stream order. The range lies in the stream."""
+        """The documents that share a token with the range, in stream order. The range must be within the stream."""
         if num_tokens == 0:
             return []
         end = first_token + num_tokens
@@ -183,16 +186,7 @@ class DocumentIndex:
         return [_document(documents, index) for index in range(int(low), int(high))]
 
     def _file(self, shard: int) -> pa.Table:
-        with self._lock:
-            if shard in self._files:
-                self._files.move_to_end(shard)
-                return self._files[shard]
-        documents = read_document_file(self._folder, self._table, shard)
-        with self._lock:
-            self._files[shard] = documents
-            while len(self._files) > _CACHED_FILES:
-                self._files.popitem(last=False)
-        return documents
+        return self._files.get(shard, lambda: read_document_file(self._folder, self._table, shard))
 
 
 def _document(documents: pa.Table, index: int) -> Document:

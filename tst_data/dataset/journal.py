@@ -1,9 +1,9 @@
-"""The journal of a dataset being written: what is committed, one line a shard.
+"""The journal of a dataset being written: what is committed, one line for each shard.
 
-A shard counts as committed when its line stands whole in the journal; the line is written and synced after the
-shard and its document file are. After a `kill -9` at any moment the last line may be torn: it is cut off, and its
-shard written again. The first line holds what the dataset is made of; going on with anything else is refused.
-A lock on the file keeps a second writer out; it goes with the process that holds it.
+A shard is committed when its whole line is in the journal. The line is written and synced after the shard file and the
+document file are. After a `kill -9` at any moment the last line may be torn: it is cut off, and its shard is written
+again. The first line holds what the dataset is made of; a writer that is given anything else is refused. A lock on the
+file keeps a second writer out; the kernel releases it when its process ends.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tst_data.configuration import shown
 from tst_data.dataset.manifest import JOURNAL_NAME
 from tst_data.dataset.shard_table import ShardRecord
 from tst_data.durable_files import sync_folder, try_lock
@@ -30,16 +31,17 @@ class JournalEntry:
     """One committed shard."""
 
     record: ShardRecord
+    """The shard's row of the shard table."""
     index_entry: dict[str, Any]
     """The shard's entry in MDS's `index.json`."""
     next_document: int
-    """The first document that is not wholly in this shard and those before it."""
+    """Number of the first document that does not end in this shard or in one before it."""
     next_document_tokens: int
-    """Tokens of that document that are."""
+    """Tokens of that document that are already written."""
 
 
 class Journal:
-    """An append-only file. `header` is compared with the one found there."""
+    """An append-only file. `header` is compared with the one that is in the file, if there is one."""
 
     def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
         self.path = folder / JOURNAL_NAME
@@ -54,7 +56,9 @@ class Journal:
             sync_folder(folder)
         elif first != dict(header):
             self._file.close()
-            raise InvalidInputError(f"{folder}: {_difference(first, header)}; give the same options, or remove it")
+            raise InvalidInputError(
+                f"{folder}: {_difference(first, header)}; give the same options, or remove the folder"
+            )
 
     def append(self, entry: JournalEntry) -> None:
         """Commit a shard whose files are durable."""
@@ -82,16 +86,14 @@ class Journal:
                 try:
                     yield _entry(json.loads(line))
                 except (ValueError, KeyError, TypeError):
-                    raise DamagedDataError(
-                        f"{self.path}: line {number} is damaged; remove the folder and convert again"
-                    ) from None
+                    raise self._damaged(number) from None
 
     def close(self) -> None:
         """Release the lock; what is committed stays."""
         self._file.close()
 
     def remove(self) -> None:
-        """Take the mark of an unfinished dataset away."""
+        """Delete the file: the dataset is finished."""
         self.path.unlink()
         sync_folder(self.path.parent)
         self.close()
@@ -109,10 +111,10 @@ class Journal:
             return json.loads(line) if line else None
         except ValueError:
             self._file.close()
-            raise DamagedDataError(f"{self.path}: line 1 is damaged; remove the folder and convert again") from None
+            raise self._damaged(1) from None
 
     def _cut_torn_line(self) -> None:
-        """Keep what ends with a line feed and parses: a torn write may also have left a tail of zeros."""
+        """Keep what ends with a line feed and is JSON: a torn write may also have left zeros at the end."""
         self._file.seek(0)
         whole = 0
         previous = 0
@@ -127,6 +129,9 @@ class Journal:
                 whole = previous
         self._file.truncate(whole)
         self._file.seek(0, os.SEEK_END)
+
+    def _damaged(self, number: int) -> DamagedDataError:
+        return DamagedDataError(f"{self.path}: line {number} is damaged; remove the folder and convert again")
 
 
 def _entry(content: dict[str, Any]) -> JournalEntry:
@@ -145,5 +150,5 @@ def _entry(content: dict[str, Any]) -> JournalEntry:
 def _difference(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     for key in sorted({*found, *given}):
         if found.get(key) != given.get(key):
-            return f"was begun with {key} {found.get(key)!r}, not {given.get(key)!r}"
+            return f"was begun with {key} {shown(found.get(key))}, not {shown(given.get(key))}"
     return "was begun with other options"

@@ -1,9 +1,12 @@
 """The manifest of a dataset: what its tokens are, how many, and the hash of every file beside the shards.
 
-`manifest.json` is small whatever the size of the dataset: what grows with the number of shards (their counts and
-hashes, and the hashes of their document files) stands in `shards.parquet`, whose hash stands here, and
-`manifest.sha256` (in the format of `sha256sum`) closes the chain. The fingerprint names the data itself: equal
-tokens cut into equal shards have the same one wherever and however they were made.
+`manifest.json` is small for a dataset of any size. What grows with the number of shards (their counts and hashes, and
+the hashes of their document files) is in `shards.parquet`; the hash of that file is in the manifest, and
+`manifest.sha256` (in the format of `sha256sum`) holds the hash of the manifest. The fingerprint names the data itself:
+equal tokens cut into equal shards have the same one, wherever and however they were made.
+
+This is also the one place that says whether a dataset is finished: the journal of its writer is removed as the last
+step, after the manifest is written.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from tst_data.configuration import Frozen, validation_message
+from tst_data.configuration import Frozen, shown, validation_message
 from tst_data.durable_files import write_atomically
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
 
@@ -34,6 +38,8 @@ __all__ = [
     "dataset_fingerprint",
     "document_file_name",
     "dtype_for",
+    "is_finished",
+    "is_unfinished",
     "load_manifest",
     "shard_file_name",
     "write_manifest",
@@ -46,7 +52,7 @@ SHARD_TABLE_NAME = "shards.parquet"
 INDEX_NAME = "index.json"
 DOCUMENTS_FOLDER = "documents"
 JOURNAL_NAME = "conversion.journal"
-"""Stands in a folder for as long as its dataset is being written."""
+"""Is in a folder for as long as its dataset is being written."""
 
 TokenDtype = Literal["uint16", "uint32"]
 """Types of stored token ids."""
@@ -56,27 +62,40 @@ class TokenizerDescription(Frozen):
     """What made the tokens. Only `hash` is part of the dataset's identity."""
 
     name: str
+    """What was given as `--tokenizer`, or what the caller of the writer says."""
     kind: str
+    """How it is loaded again: bytes, JSON, a Hugging Face tokenizer, or ids without a tokenizer."""
     hash: str
+    """sha256 of what determines the ids, in hex."""
 
 
 class Manifest(Frozen):
     """The contents of `manifest.json`."""
 
     format_version: int
+    """Version of the format of the folder."""
     fingerprint: str
+    """Identity of the data, 64 hex digits."""
     tokenizer: TokenizerDescription
+    """What made the tokens."""
     end_of_text_id: int = Field(ge=0)
+    """Token that closes each document."""
     vocabulary_size: int = Field(gt=0)
+    """Number of token ids; each id is below it."""
     dtype: TokenDtype
+    """Type of the stored token ids."""
     sample_tokens: int = Field(gt=0)
+    """Tokens of one MDS sample; the last sample of the dataset may be shorter."""
     num_tokens: int = Field(ge=0)
+    """Tokens of the token stream, end-of-text tokens included."""
     num_documents: int = Field(ge=0)
+    """Documents of the dataset."""
     num_shards: int = Field(ge=0)
+    """Shard files of the dataset."""
     files: dict[str, str]
     """xxh3_128 of every file that is neither a shard nor in `documents/`, by path relative to the folder."""
     made: dict[str, Any] = Field(default_factory=dict)
-    """How the dataset was made (tool, sources, options). Describes; never part of the identity."""
+    """How the dataset was made (tool, sources, options). It only describes; it is never part of the identity."""
 
 
 def shard_file_name(shard: int) -> str:
@@ -93,7 +112,8 @@ def dtype_for(vocabulary_size: int) -> TokenDtype:
     """The narrower of the two token types that holds every id of the vocabulary."""
     if not 0 < vocabulary_size <= 1 << 32:
         raise InvalidInputError(
-            f"a vocabulary of {vocabulary_size} tokens cannot be stored; expected 1 to {1 << 32} tokens"
+            f"vocabulary_size: a vocabulary of {vocabulary_size} tokens cannot be stored, expected 1 to {1 << 32}; "
+            "choose another tokenizer"
         )
     return "uint16" if vocabulary_size <= 1 << 16 else "uint32"
 
@@ -104,14 +124,14 @@ def dataset_fingerprint(
     end_of_text_id: int,
     vocabulary_size: int,
     dtype: str,
-    shard_tokens: np.ndarray,
-    shard_hashes: np.ndarray,
+    shard_tokens: NDArray[np.integer[Any]],
+    shard_hashes: NDArray[np.uint8],
 ) -> str:
     """The identity of a dataset, 64 hex digits.
 
     `shard_tokens` (num_shards,) and `shard_hashes` (num_shards, 32) bytes of sha256 enter as one sha256 over 40
-    bytes a shard (count as little-endian uint64, then hash): 2 ms for 100,000 shards, so that every opening can
-    recompute it, where their JSON would take 100.
+    bytes for each shard (count as little-endian uint64, then hash). That takes 2 ms for 100,000 shards, so each opening
+    can compute it again; a hash of their JSON would take 100 ms.
     """
     rows = np.empty((len(shard_tokens), 40), dtype=np.uint8)
     rows[:, :8] = np.ascontiguousarray(shard_tokens, dtype="<u8").view(np.uint8).reshape(-1, 8)
@@ -127,8 +147,18 @@ def dataset_fingerprint(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a dataset is being written into the folder, or was when its writer stopped."""
+    return (folder / JOURNAL_NAME).exists()
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds a dataset that was written to its end."""
+    return (folder / MANIFEST_NAME).exists() and not is_unfinished(folder)
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, then its hash: a folder with the hash is finished."""
+    """Write `manifest.json`, then its hash."""
     text = json.dumps(manifest.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     data = text.encode()
     write_atomically(folder / MANIFEST_NAME, data)
@@ -139,24 +169,26 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def load_manifest(folder: Path) -> Manifest:
     """Read and verify a dataset's manifest.
 
-    Raises NotFoundError where there is no folder, InvalidInputError where it is no (finished) dataset of this
+    Raises NotFoundError where there is no such folder, InvalidInputError where it is not a finished dataset of this
     format, DamagedDataError where the manifest is not the one that was written.
     """
+    place = f"dataset '{folder}'"
     if not folder.is_dir():
-        raise NotFoundError(f"dataset {folder}: there is no such folder; check the path")
-    if (folder / JOURNAL_NAME).exists():
+        raise NotFoundError(f"{place}: does not exist; give the path of a folder that `tst-data convert` made")
+    if is_unfinished(folder):
         raise InvalidInputError(
-            f"dataset {folder}: its conversion is not finished; give the same convert command again to go on"
+            f"{place}: its conversion is not finished; give the same convert command again, and it resumes"
         )
     data = _read(folder, MANIFEST_NAME)
     recorded = _read(folder, MANIFEST_HASH_NAME).decode("ascii", "replace").split()
     actual = hashlib.sha256(data).hexdigest()
     if not recorded or recorded[0] != actual:
+        found = f"{recorded[0][:12]}…" if recorded else "nothing"
         raise DamagedDataError(
-            f"dataset {folder}: {MANIFEST_NAME} was changed (sha256 {actual[:12]}…, {MANIFEST_HASH_NAME} says "
-            f"{recorded[0][:12] if recorded else 'nothing'}…); restore both from a copy"
+            f"{place}: {MANIFEST_NAME} was changed (its sha256 is {actual[:12]}…, {MANIFEST_HASH_NAME} says {found}); "
+            "restore both from a copy"
         )
-    return _parse(folder, data)
+    return _parse(place, data)
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -164,22 +196,22 @@ def _read(folder: Path, name: str) -> bytes:
         return (folder / name).read_bytes()
     except FileNotFoundError:
         raise InvalidInputError(
-            f"dataset {folder}: no {name}, so this is no dataset; make one with `tst-data convert`"
+            f"dataset '{folder}': has no {name}, so it is not a dataset; make one with `tst-data convert`"
         ) from None
 
 
-def _parse(folder: Path, data: bytes) -> Manifest:
+def _parse(place: str, data: bytes) -> Manifest:
     try:
         content = json.loads(data)
     except ValueError as error:
-        raise InvalidInputError(f"dataset {folder}: {MANIFEST_NAME} is not JSON ({error})") from None
+        raise InvalidInputError(f"{place}: {MANIFEST_NAME} is not JSON ({error}); restore it from a copy") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise InvalidInputError(
-            f"dataset {folder}: format version {version!r}, this program reads {FORMAT_VERSION}; "
-            "use the version of tst-data that wrote it, or convert again"
+            f"{place}: has format version {shown(version)}, this program reads {FORMAT_VERSION}; use the version of "
+            "tst-data that wrote it, or convert again"
         )
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise InvalidInputError(f"dataset {folder}: {MANIFEST_NAME}: {validation_message(error)}") from None
+        raise InvalidInputError(f"{place}: {MANIFEST_NAME}: {validation_message(error)}") from None

@@ -1,12 +1,11 @@
-"""Reading token bytes out of shard files: memory maps in a bounded LRU, every piece verified before its first use.
+"""Reading token bytes out of shard files: memory maps in a bounded cache, each piece verified before its first use.
 
-A window is a slice of a map; copying such slices gathers about 2,500M tokens/s, where indexing `np.memmap` takes
-twice as long and `np.take` four times. A map (and the file descriptor that Python keeps behind it) is given up
-when the last reader lets go of it, so eviction never pulls one from under a copy. Sizes are compared whenever a
-shard is entered: a truncated file is an error with both sizes, not a SIGBUS (what remains is a file cut in the
-middle of a copy).
+A window is a slice of a map. Copying such slices gathers about 2,500M tokens/s; indexing `np.memmap` takes twice as
+long and `np.take` four times. A map (and the file descriptor that Python keeps for it) is released when its last
+reader is done, so the cache never takes one away during a copy. The size is compared whenever a shard is read: a
+truncated file is an error with both sizes and not a SIGBUS. (A file that is cut in the middle of a copy still is one.)
 
-The maps of all datasets of a process share one LRU, because descriptors are limited per process: 512 maps, and
+The maps of all datasets of a process share one cache, because descriptors are limited per process: 512 maps, and
 never more than a quarter of the descriptors allowed.
 """
 
@@ -16,57 +15,42 @@ import itertools
 import mmap
 import os
 import resource
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
+from tst_data.dataset.bounded_cache import BoundedCache
 from tst_data.dataset.shard_table import PIECE_BYTES
 from tst_data.errors import DamagedDataError
 
-__all__ = ["MapCache", "ShardFiles", "ShardList", "default_map_cache"]
+__all__ = ["MapCache", "MappedShard", "ShardFiles", "ShardList", "default_map_cache"]
 
 _DEFAULT_MAPS = 512
 _PIECE_SHIFT = PIECE_BYTES.bit_length() - 1
 
 Identity = tuple[int, int, int, int]
-"""Device, inode, modification time and size: while these stand, verified pieces stay verified."""
+"""Device, inode, modification time and size: while they do not change, verified pieces stay verified."""
 
 
-class MapCache:
-    """The most recently used maps, at most `limit` of them, from any number of datasets and threads."""
+class MappedShard:
+    """A shard's map while it is open."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = max(1, limit)
-        self._lock = threading.Lock()
-        self._maps: OrderedDict[tuple[int, int], _MappedShard] = OrderedDict()
+    __slots__ = ("file_map", "pieces", "unverified", "verified", "view")
 
-    def __len__(self) -> int:
-        return len(self._maps)
+    def __init__(self, file_map: mmap.mmap, pieces: NDArray[np.uint64], verified: bytearray) -> None:
+        self.file_map = file_map
+        self.view = memoryview(file_map)
+        self.pieces = pieces
+        self.verified = verified
+        """One byte for each piece, shared with `ShardFiles`, which keeps it when the map is released."""
+        self.unverified = 0 in verified
 
-    def get(self, key: tuple[int, int], open_shard: Callable[[], _MappedShard]) -> _MappedShard:
-        """The map under `key`, opened if it is not there; it stays valid as long as the caller holds it."""
-        with self._lock:
-            found = self._maps.get(key)
-            if found is not None:
-                self._maps.move_to_end(key)
-                return found
-        opened = open_shard()
-        with self._lock:
-            self._maps[key] = opened
-            while len(self._maps) > self.limit:
-                self._maps.popitem(last=False)
-        return opened
 
-    def drop(self, owner: int) -> None:
-        """Let go of all maps whose key begins with `owner`."""
-        with self._lock:
-            for key in [key for key in self._maps if key[0] == owner]:
-                del self._maps[key]
+MapCache = BoundedCache[tuple[int, int], MappedShard]
+"""Maps by owner (a `ShardFiles`) and shard."""
 
 
 def _descriptor_share() -> int:
@@ -83,31 +67,18 @@ def default_map_cache() -> MapCache:
     return _process_cache
 
 
-class _MappedShard:
-    """A shard's map while it is open."""
-
-    __slots__ = ("file_map", "pieces", "unverified", "verified", "view")
-
-    def __init__(self, file_map: mmap.mmap, pieces: np.ndarray, verified: bytearray) -> None:
-        self.file_map = file_map
-        self.view = memoryview(file_map)
-        self.pieces = pieces
-        self.verified = verified
-        """One byte a piece, shared with `ShardFiles`, which keeps it when the map goes."""
-        self.unverified = 0 in verified
-
-
 class ShardList(Protocol):
     """What must be known of shard files before a byte of them is trusted."""
 
     @property
-    def num_bytes(self) -> np.ndarray:
+    def num_bytes(self) -> NDArray[np.int64]:
         """Size of each file, (num_shards,)."""
 
-    def file_name(self, shard: int) -> str: ...
+    def file_name(self, shard: int) -> str:
+        """The file's name in the folder."""
 
-    def pieces(self, shard: int) -> np.ndarray:
-        """xxh3_64 of each piece of a file, uint64."""
+    def pieces(self, shard: int) -> NDArray[np.uint64]:
+        """xxh3_64 of each piece of a file."""
 
 
 class ShardFiles:
@@ -123,8 +94,8 @@ class ShardFiles:
     def copy(self, shard: int, starts: list[int], num_bytes: int, target: memoryview, target_starts: list[int]) -> None:
         """Copy `num_bytes` from each of `starts` (in the file) to each of `target_starts`, verifying first.
 
-        Raises DamagedDataError where the file is missing, has another size, or a piece has another hash; then
-        nothing of the damaged piece has been copied, and every later attempt raises again.
+        Raises DamagedDataError where the file is missing, has another size, or a piece has another hash. Nothing of
+        the damaged piece has been copied then, and each later attempt raises again.
         """
         mapped = self._cache.get((self._owner, shard), lambda: self._open(shard))
         size = mapped.file_map.size()
@@ -139,8 +110,8 @@ class ShardFiles:
             target[target_start : target_start + num_bytes] = view[start : start + num_bytes]
 
     def close(self) -> None:
-        """Let go of the maps; a later read opens them again."""
-        self._cache.drop(self._owner)
+        """Release the maps; a later read opens them again."""
+        self._cache.drop(lambda key: key[0] == self._owner)
 
     def path(self, shard: int) -> Path:
         return self._folder / self._table.file_name(shard)
@@ -171,7 +142,7 @@ class ShardFiles:
             f"{self.path(shard)}: has {size} bytes, expected {self._table.num_bytes[shard]}; restore it from a copy"
         )
 
-    def _open(self, shard: int) -> _MappedShard:
+    def _open(self, shard: int) -> MappedShard:
         try:
             with self.path(shard).open("rb") as file:
                 status = os.fstat(file.fileno())
@@ -180,13 +151,14 @@ class ShardFiles:
         except OSError as error:
             raise self.missing(shard, error) from None
         pieces = self._table.pieces(shard)
+        # What was verified before the map was released stays verified, unless the file is another one now.
         identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         known = self._verified.get(shard)
         if known is None or known[0] != identity:
             known = self._verified[shard] = (identity, bytearray(len(pieces)))
-        return _MappedShard(file_map, pieces, known[1])
+        return MappedShard(file_map, pieces, known[1])
 
-    def _verify(self, shard: int, mapped: _MappedShard, start: int, end: int) -> None:
+    def _verify(self, shard: int, mapped: MappedShard, start: int, end: int) -> None:
         for piece in range(start >> _PIECE_SHIFT, ((end - 1) >> _PIECE_SHIFT) + 1):
             if not mapped.verified[piece]:
                 at = piece << _PIECE_SHIFT

@@ -1,31 +1,33 @@
-"""The columns of `shards.parquet`: what is known of every shard, read only as far as it is needed.
+"""The columns of `shards.parquet`: what is known of each shard, read only as far as it is needed.
 
-Opening a dataset reads the scalar columns; the hashes of a shard's pieces, by far most of the file, are read when
-the shard is first touched, a row group of 1,024 shards at a time. 100,000 shards with 7.7 million piece hashes
-open in 0.3 s, where the `index.json` of MDS takes more than one.
+Opening a dataset reads the scalar columns. The hashes of a shard's pieces are by far most of the file; they are read
+when the shard is first used, a row group of 1,024 shards at a time. 100,000 shards with 7.7 million piece hashes open
+in 0.3 s, where the `index.json` of MDS takes more than one.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
 
+from tst_data.dataset.bounded_cache import BoundedCache
 from tst_data.dataset.manifest import SHARD_TABLE_NAME
 from tst_data.durable_files import write_file_atomically
 from tst_data.errors import DamagedDataError
 
-__all__ = ["PIECE_BYTES", "ShardRecord", "ShardTable", "write_shard_table"]
+__all__ = ["PIECE_BYTES", "ShardRecord", "ShardTable", "piece_hashes", "write_shard_table"]
 
 PIECE_BYTES = 1 << 20
-"""Bytes of a shard file behind one hash; the last piece of a file is shorter."""
+"""Bytes of a shard file that share one hash; the last piece of a file is shorter."""
 
 _ROW_GROUP_SHARDS = 1024
 _CACHED_ROW_GROUPS = 8
@@ -45,7 +47,7 @@ _SCHEMA = pa.schema(
 )
 _OPENING_COLUMNS = [
     name for name in _SCHEMA.names if name not in ("samples", "sample_tokens", "pieces")
-]  # the rest is for other readers of the file, or read when it is needed
+]  # the others are for other readers of the file, or are read when they are needed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,24 +55,36 @@ class ShardRecord:
     """One row of the table."""
 
     file: str
+    """Name of the shard file."""
     samples: int
+    """Samples of the shard, as MDS counts them."""
     sample_tokens: int
+    """Tokens of each sample."""
     tokens: int
+    """Tokens of the shard: `samples` times `sample_tokens`."""
     num_bytes: int
+    """Size of the shard file."""
     token_offset: int
     """Where in the file the tokens begin; they are contiguous from there to its end."""
     num_documents: int
-    """Documents whose first token lies in this shard."""
+    """Documents whose first token is in this shard."""
     hash: bytes
-    """sha256 of the token bytes: identity, so the header of the file format is not in it."""
+    """sha256 of the token bytes. It is part of the identity, so the header of the file format is not in it."""
     documents_hash: bytes
     """xxh3_128 of the shard's document file."""
-    pieces: np.ndarray
-    """xxh3_64 of every piece of the file, header included: uint64 (ceil(num_bytes / PIECE_BYTES),)."""
+    pieces: NDArray[np.uint64]
+    """xxh3_64 of each piece of the file, header included: (ceil(num_bytes / PIECE_BYTES),)."""
+
+
+def piece_hashes(data: bytes) -> NDArray[np.uint64]:
+    """xxh3_64 of each piece of a shard file."""
+    view = memoryview(data)
+    starts = range(0, len(view), PIECE_BYTES)
+    return np.array([xxhash.xxh3_64_intdigest(view[at : at + PIECE_BYTES]) for at in starts], np.uint64)
 
 
 def write_shard_table(path: Path, records: Iterable[ShardRecord]) -> None:
-    """Write the table atomically, holding one row group in memory."""
+    """Write the table atomically, with one row group in memory at a time."""
     compression = {field.name: "zstd" for field in _SCHEMA} | {"pieces.list.element": "none"}
     with (
         write_file_atomically(path) as file,
@@ -96,24 +110,30 @@ def _arrow_table(rows: list[ShardRecord]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=_SCHEMA)
 
 
+_Pieces = tuple[NDArray[np.int32], NDArray[np.uint64]]
+"""One row group: where each shard's hashes begin, (rows + 1,), and the hashes of all of them."""
+
+
 class ShardTable:
     """The table of an opened dataset. Attributes are arrays over the shards in stream order."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / SHARD_TABLE_NAME
-        self._lock = threading.Lock()
-        self._row_groups: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._row_groups = BoundedCache[int, _Pieces](_CACHED_ROW_GROUPS)
         try:
             with pq.ParquetFile(self._path) as file:
                 self._metadata = file.metadata
                 if file.schema_arrow.names != _SCHEMA.names:
-                    raise DamagedDataError(f"{self._path}: columns {file.schema_arrow.names}; expected {_SCHEMA.names}")
+                    raise DamagedDataError(
+                        f"{self._path}: columns {file.schema_arrow.names}; expected {_SCHEMA.names}; restore it from a "
+                        "copy"
+                    )
                 table = pa.concat_tables(
                     file.read_row_group(group, columns=_OPENING_COLUMNS, use_threads=False)
                     for group in range(file.num_row_groups)
                 )
         except (pa.ArrowException, OSError) as error:
-            raise DamagedDataError(f"{self._path}: cannot be read ({_first_line(error)})") from None
+            raise self._unreadable(error) from None
         self._file_names = table.column("file")
         self.tokens = _int64(table, "tokens")
         self.num_bytes = _int64(table, "num_bytes")
@@ -129,47 +149,42 @@ class ShardTable:
         return len(self.tokens)
 
     def file_name(self, shard: int) -> str:
-        return self._file_names[shard].as_py()
+        name: str = self._file_names[shard].as_py()
+        return name
 
     def documents_hash(self, shard: int) -> str:
         """xxh3_128 of the shard's document file, in hex."""
-        return self.documents_hashes[shard].tobytes().hex()
+        digest: bytes = self.documents_hashes[shard].tobytes()
+        return digest.hex()
 
-    def pieces(self, shard: int) -> np.ndarray:
-        """Hashes of the shard's pieces, uint64."""
+    def pieces(self, shard: int) -> NDArray[np.uint64]:
+        """Hashes of the shard's pieces."""
         group = int(np.searchsorted(self._first_row_of_group, shard, side="right")) - 1
-        ends, values = self._row_group(group)
+        ends, values = self._row_groups.get(group, lambda: self._read_pieces(group))
         row = shard - int(self._first_row_of_group[group])
         return values[ends[row] : ends[row + 1]]
 
-    def _row_group(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        with self._lock:
-            if group in self._row_groups:
-                self._row_groups.move_to_end(group)
-                return self._row_groups[group]
-            try:
-                with pq.ParquetFile(self._path, metadata=self._metadata, page_checksum_verification=True) as file:
-                    table = file.read_row_group(group, columns=["pieces"], use_threads=False)
-            except (pa.ArrowException, OSError) as error:
-                raise DamagedDataError(f"{self._path}: cannot be read ({_first_line(error)})") from None
-            column = table.column("pieces").combine_chunks()
-            pieces = (column.offsets.to_numpy(), column.values.to_numpy())
-            self._row_groups[group] = pieces
-            while len(self._row_groups) > _CACHED_ROW_GROUPS:
-                self._row_groups.popitem(last=False)
-            return pieces
+    def _read_pieces(self, group: int) -> _Pieces:
+        try:
+            with pq.ParquetFile(self._path, metadata=self._metadata, page_checksum_verification=True) as file:
+                table = file.read_row_group(group, columns=["pieces"], use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from None
+        column = table.column("pieces").combine_chunks()
+        return column.offsets.to_numpy(), column.values.to_numpy()
+
+    def _unreadable(self, error: Exception) -> DamagedDataError:
+        first_line = str(error).partition("\n")[0]
+        return DamagedDataError(f"{self._path}: cannot be read ({first_line}); restore it from a copy")
 
 
-def _int64(table: pa.Table, name: str) -> np.ndarray:
-    return table.column(name).to_numpy().astype(np.int64)
+def _int64(table: pa.Table, name: str) -> NDArray[np.int64]:
+    values: NDArray[Any] = table.column(name).to_numpy()
+    return values.astype(np.int64)
 
 
-def _fixed_size_bytes(table: pa.Table, name: str, size: int) -> np.ndarray:
-    """A column of fixed-size binaries as uint8 (rows, size)."""
+def _fixed_size_bytes(table: pa.Table, name: str, size: int) -> NDArray[np.uint8]:
+    """A column of binaries of one size as bytes, (rows, size)."""
     column = table.column(name).combine_chunks()
     values = np.frombuffer(column.buffers()[1], np.uint8) if len(column) else np.empty(0, np.uint8)
     return values[column.offset * size : (column.offset + len(column)) * size].reshape(-1, size)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -1,77 +1,65 @@
 """Writing a dataset, shard by shard, so that an interruption costs at most one shard.
 
-The writer fills a buffer of one shard's tokens; when it is full, shard file and document file are written whole
-and synced, and a line in the journal commits them. A new writer on the same folder goes on behind the last
-committed shard: the caller appends the same documents again from `resume_point.document` on, and the tokens of
-that document that are already written are dropped. The finished dataset has the same bytes either way, so it
-holds no date. Memory is bounded by one shard (three times its bytes while it is encoded); at 64 MB a shard takes about
-0.6 s to collect, encode, hash and sync, for half a minute of tokenising.
+The writer fills a buffer of one shard's tokens. When it is full, shard file and document file are written whole and
+synced, and a line in the journal commits them. A new writer on the same folder resumes after the last committed shard:
+the caller appends the same documents again from `resume_point.document` on, and the tokens of that document that are
+already written are dropped. The finished dataset has the same bytes either way, so it holds no date. Memory is bounded
+by one shard (three times its bytes while it is encoded). A shard of 64 MB takes about 0.6 s to collect, encode, hash
+and sync; tokenizing its text takes half a minute.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import xxhash
+from numpy.typing import NDArray
 
-from tst_data.dataset.document_index import DocumentColumns, Stretch, parquet_bytes
+from tst_data.dataset.document_index import DocumentColumns, TokenRange
 from tst_data.dataset.journal import Journal, JournalEntry
+from tst_data.dataset.layout import DEFAULT_SAMPLE_TOKENS, DatasetLayout
 from tst_data.dataset.manifest import (
     DOCUMENTS_FOLDER,
     FORMAT_VERSION,
     INDEX_NAME,
-    JOURNAL_NAME,
-    MANIFEST_NAME,
     SHARD_TABLE_NAME,
     Manifest,
-    TokenDtype,
     TokenizerDescription,
     dataset_fingerprint,
-    document_file_name,
-    dtype_for,
-    shard_file_name,
+    is_finished,
     write_manifest,
 )
-from tst_data.dataset.mds import ShardEncoder, index_chunks
+from tst_data.dataset.mds import index_chunks
 from tst_data.dataset.reader import Dataset, open_dataset
-from tst_data.dataset.shard_table import PIECE_BYTES, ShardRecord, ShardTable, write_shard_table
-from tst_data.durable_files import TEMPORARY_SUFFIX, hash_bytes, hash_file, write_atomically, write_file_atomically
+from tst_data.dataset.shard_table import ShardTable, write_shard_table
+from tst_data.dataset.shard_writer import ShardWriter
+from tst_data.durable_files import TEMPORARY_SUFFIX, hash_file, write_file_atomically
 from tst_data.errors import InvalidInputError
 
-__all__ = ["DEFAULT_SAMPLE_TOKENS", "DatasetWriter", "ResumePoint", "default_shard_tokens", "write_dataset"]
-
-DEFAULT_SAMPLE_TOKENS = 4096
-_DEFAULT_SHARD_BYTES = 64_000_000
+__all__ = ["DatasetWriter", "ResumePoint", "write_dataset"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumePoint:
-    """Where in the source to go on."""
+    """Where in the source to resume."""
 
     document: int
-    """Ordinal, from 0, of the first document to append."""
+    """Number, from 0, of the first document to append."""
     tokens: int
     """Tokens of that document that are already written; the writer itself drops them."""
-
-
-def default_shard_tokens(dtype: str, sample_tokens: int) -> int:
-    """Tokens of a shard file of about 64 MB, a multiple of the sample's length."""
-    samples = _DEFAULT_SHARD_BYTES // (sample_tokens * np.dtype(dtype).itemsize)
-    return max(1, samples) * sample_tokens
 
 
 class DatasetWriter:
     """A dataset being written into `folder`, which is made if it does not exist.
 
-    `options` is anything JSON can hold that determines the tokens (sources, tokenizer hash, ...): a later writer
-    on the same folder must be given the same. Raises InvalidInputError for a folder that holds a finished
-    dataset, one begun with other options, or one that another process is writing.
+    `options` is anything that JSON can hold and that determines the tokens (sources, tokenizer hash, ...): a later
+    writer on the same folder must be given the same. Raises InvalidInputError for a folder that holds a finished
+    dataset, one that was begun with other options, or one that another process is writing.
     """
 
     def __init__(
@@ -86,39 +74,39 @@ class DatasetWriter:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self._vocabulary_size = vocabulary_size
-        self._end_of_text_id = end_of_text_id
-        self._dtype_name = _checked_dtype(dtype, vocabulary_size)
-        self._dtype = np.dtype(self._dtype_name)
-        self._sample_tokens = sample_tokens
-        self._shard_tokens = _checked_shard_tokens(self._dtype, sample_tokens, shard_tokens)
-        if not 0 <= end_of_text_id < vocabulary_size:
-            raise InvalidInputError(
-                f"end-of-text id {end_of_text_id} is outside the vocabulary of {vocabulary_size} tokens"
-            )
+        self._layout = DatasetLayout.choose(
+            vocabulary_size=vocabulary_size,
+            end_of_text_id=end_of_text_id,
+            dtype=dtype,
+            sample_tokens=sample_tokens,
+            shard_tokens=shard_tokens,
+        )
         self._journal = self._open_journal(options or {})
-        self._encoders: dict[int, ShardEncoder] = {}
-        self._buffer = np.empty(self._shard_tokens, self._dtype)
+        token_dtype = np.dtype(self._layout.dtype)
+        self._shards = ShardWriter(self.folder, token_dtype, sample_tokens)
+        self._buffer = np.empty(self._layout.shard_tokens, token_dtype)
         self._filled = 0
         self._documents = DocumentColumns()
+        """Documents that begin in the buffer."""
         self._to_drop = 0
+        """Tokens of the next document that an earlier writer has written."""
         try:
-            self._take_up()
+            self._read_journal()
         except BaseException:
             self.close()
             raise
 
-    def append(self, tokens: np.ndarray | Sequence[int], *, id: str, source: str, row: int) -> None:
+    def append(self, tokens: NDArray[Any] | Sequence[int], *, id: str, source: str, row: int) -> None:
         """Add a document: its token ids, the closing end-of-text token included."""
-        values = self._checked(tokens, source, row)
+        values = self._layout.checked(tokens, source=source, row=row)
         dropped, self._to_drop = self._to_drop, 0
         if dropped:
             if len(values) <= dropped:
                 raise InvalidInputError(
-                    f"{source}, row {row}: {len(values)} tokens, of which {dropped} were written before: "
-                    "the source has changed; remove the unfinished dataset and convert again"
+                    f"{source}, row {row}: {len(values)} tokens, but {dropped} were already written: the source has "
+                    "changed; remove the unfinished dataset and convert again"
                 )
-            self._last_begun = Stretch(self.num_tokens - dropped, self.num_tokens - dropped + len(values))
+            self._last_begun = TokenRange(self.num_tokens - dropped, self.num_tokens - dropped + len(values))
         else:
             self._documents.append(id=id, source=source, row=row, first_token=self.num_tokens, length=len(values))
         self._fill(values[dropped:])
@@ -138,12 +126,13 @@ class DatasetWriter:
             )
         if not self.num_tokens:
             raise InvalidInputError(f"{self.folder}: a dataset needs at least one document; the source has none")
-        whole = self._filled - self._filled % self._sample_tokens
+        # The samples of a shard have one length: first the whole samples of the buffer, then the tokens that are left.
+        whole = self._filled - self._filled % self._layout.sample_tokens
         for length in (whole, self._filled - whole):
             if length:
                 self._commit(length)
-        for rubbish in self.folder.rglob(f"*{TEMPORARY_SUFFIX}"):
-            rubbish.unlink()
+        for leftover in self.folder.rglob(f"*{TEMPORARY_SUFFIX}"):  # of a writer that was killed
+            leftover.unlink()
         write_shard_table(self.folder / SHARD_TABLE_NAME, (entry.record for entry in self._journal))
         with write_file_atomically(self.folder / INDEX_NAME) as file:
             file.writelines(index_chunks(entry.index_entry for entry in self._journal))
@@ -153,7 +142,7 @@ class DatasetWriter:
         return manifest
 
     def close(self) -> None:
-        """Stop, leaving what is committed for a later writer. Harmless after `finish`."""
+        """Stop; what is committed stays for a later writer. Does nothing after `finish`."""
         self._journal.close()
 
     def __enter__(self) -> Self:
@@ -165,22 +154,15 @@ class DatasetWriter:
         self.close()
 
     def _open_journal(self, options: Mapping[str, Any]) -> Journal:
-        if (self.folder / MANIFEST_NAME).exists() and not (self.folder / JOURNAL_NAME).exists():
+        if is_finished(self.folder):
             raise InvalidInputError(f"{self.folder}: holds a finished dataset; choose another folder")
         (self.folder / DOCUMENTS_FOLDER).mkdir(parents=True, exist_ok=True)
-        header = {
-            "format_version": FORMAT_VERSION,
-            "vocabulary_size": self._vocabulary_size,
-            "end_of_text_id": self._end_of_text_id,
-            "dtype": self._dtype.name,
-            "sample_tokens": self._sample_tokens,
-            "shard_tokens": self._shard_tokens,
-            "options": dict(options),
-        }
-        return Journal(self.folder, header)
+        return Journal(
+            self.folder, {"format_version": FORMAT_VERSION, **asdict(self._layout), "options": dict(options)}
+        )
 
-    def _take_up(self) -> None:
-        """Set counters behind the last committed shard."""
+    def _read_journal(self) -> None:
+        """Set the counters to the state after the last committed shard."""
         self.num_shards = self.num_tokens = self._num_begun = 0
         self.resume_point = ResumePoint(document=0, tokens=0)
         for entry in self._journal:
@@ -189,70 +171,37 @@ class DatasetWriter:
             self._num_begun += entry.record.num_documents
             self.resume_point = ResumePoint(document=entry.next_document, tokens=entry.next_document_tokens)
         self._to_drop = self.resume_point.tokens
-        self._last_begun = Stretch(self.num_tokens, self.num_tokens)
-        """The document that was begun last in a committed shard."""
+        self._last_begun = TokenRange(self.num_tokens, self.num_tokens)
+        """The last document that begins in a committed shard."""
 
-    def _checked(self, tokens: np.ndarray | Sequence[int], source: str, row: int) -> np.ndarray:
-        values = np.asarray(tokens)
-        if values.ndim != 1 or values.dtype.kind not in "iu" or not len(values):
-            raise InvalidInputError(f"{source}, row {row}: expected a list of token ids, closed by end-of-text")
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= self._vocabulary_size:
-            raise InvalidInputError(
-                f"{source}, row {row}: token id {high if low >= 0 else low} is outside the vocabulary of "
-                f"{self._vocabulary_size} tokens; use the tokenizer that made the ids"
-            )
-        if values[-1] != self._end_of_text_id:
-            raise InvalidInputError(
-                f"{source}, row {row}: ends with token {int(values[-1])}, not end-of-text {self._end_of_text_id}"
-            )
-        return values
-
-    def _fill(self, values: np.ndarray) -> None:
+    def _fill(self, values: NDArray[Any]) -> None:
         while len(values):
-            taken = values[: self._shard_tokens - self._filled]
+            taken = values[: self._layout.shard_tokens - self._filled]
             self._buffer[self._filled : self._filled + len(taken)] = taken
             self._filled += len(taken)
             self.num_tokens += len(taken)
             values = values[len(taken) :]
-            if self._filled == self._shard_tokens:
-                self._commit(self._shard_tokens)
-
-    def _next_document(self, end: int) -> tuple[int, int]:
-        """The first document not wholly before token `end`, and its tokens that are."""
-        if self._last_begun.end <= end:
-            return self._num_begun, 0
-        return self._num_begun - 1, end - self._last_begun.first_token
+            if self._filled == self._layout.shard_tokens:
+                self._commit(self._filled)
 
     def _commit(self, length: int) -> None:
-        """Make the first `length` tokens of the buffer a shard. Documents that begin behind them stay."""
-        first_token = self.num_tokens - self._filled
-        end = first_token + length
-        documents = self._documents
-        rest = DocumentColumns()
+        """Make the first `length` tokens of the buffer a shard; the rest of the buffer stays."""
+        # 1. The documents that begin in the shard; later ones (there are some only in `finish`) stay in the buffer.
+        end = self.num_tokens - self._filled + length
+        documents, later = self._documents, DocumentColumns()
         if length < self._filled:
-            documents, rest = documents.split(end)
-        tokens = self._buffer[:length]
-        sample_tokens = min(length, self._sample_tokens)
-        data, index_entry = self._encoder(sample_tokens).encode(tokens, shard_file_name(self.num_shards))
-        document_data = parquet_bytes(documents.table())
-        write_atomically(self.folder / document_file_name(self.num_shards), document_data)
-        write_atomically(self.folder / shard_file_name(self.num_shards), data)
-        record = ShardRecord(
-            file=shard_file_name(self.num_shards),
-            samples=length // sample_tokens,
-            sample_tokens=sample_tokens,
-            tokens=length,
-            num_bytes=len(data),
-            token_offset=len(data) - tokens.nbytes,
-            num_documents=len(documents),
-            hash=hashlib.sha256(tokens.data).digest(),
-            documents_hash=bytes.fromhex(hash_bytes(document_data)),
-            pieces=_piece_hashes(data),
-        )
+            documents, later = self._documents.split(end)
+        # 2. Both files, whole and synced. A kill before step 4 leaves them without a line in the journal: the next
+        #    writer makes the same bytes again, in files of the same names.
+        record, index_entry = self._shards.write(self.num_shards, self._buffer[:length], documents)
+        # 3. What a later writer must be given: the document that the shard ends within, if it does, else the next one.
+        #    If no document begins in this shard, one that began in an earlier shard spans all of it.
         self._num_begun += len(documents)
         self._last_begun = documents.last() or self._last_begun
-        next_document, next_document_tokens = self._next_document(end)
+        ends_within = self._last_begun.end > end
+        next_document = self._num_begun - 1 if ends_within else self._num_begun
+        next_document_tokens = end - self._last_begun.first_token if ends_within else 0
+        # 4. The line in the journal: from here on the shard is committed.
         self._journal.append(
             JournalEntry(
                 record=record,
@@ -261,23 +210,19 @@ class DatasetWriter:
                 next_document_tokens=next_document_tokens,
             )
         )
+        # 5. The rest of the buffer moves to its front.
         self.num_shards += 1
-        self._documents = rest
+        self._documents = later
         self._buffer[: self._filled - length] = self._buffer[length : self._filled]
         self._filled -= length
 
-    def _encoder(self, sample_tokens: int) -> ShardEncoder:
-        if sample_tokens not in self._encoders:
-            self._encoders[sample_tokens] = ShardEncoder(self._dtype, sample_tokens)
-        return self._encoders[sample_tokens]
-
     def _manifest(self, tokenizer: TokenizerDescription, made: Mapping[str, Any], files: Iterable[str]) -> Manifest:
-        table = ShardTable(self.folder)
+        table, layout = ShardTable(self.folder), self._layout
         fingerprint = dataset_fingerprint(
             tokenizer_hash=tokenizer.hash,
-            end_of_text_id=self._end_of_text_id,
-            vocabulary_size=self._vocabulary_size,
-            dtype=self._dtype.name,
+            end_of_text_id=layout.end_of_text_id,
+            vocabulary_size=layout.vocabulary_size,
+            dtype=layout.dtype,
             shard_tokens=table.tokens,
             shard_hashes=table.hashes,
         )
@@ -286,10 +231,10 @@ class DatasetWriter:
             format_version=FORMAT_VERSION,
             fingerprint=fingerprint,
             tokenizer=tokenizer,
-            end_of_text_id=self._end_of_text_id,
-            vocabulary_size=self._vocabulary_size,
-            dtype=self._dtype_name,
-            sample_tokens=self._sample_tokens,
+            end_of_text_id=layout.end_of_text_id,
+            vocabulary_size=layout.vocabulary_size,
+            dtype=layout.dtype,
+            sample_tokens=layout.sample_tokens,
             num_tokens=self.num_tokens,
             num_documents=self._num_begun,
             num_shards=self.num_shards,
@@ -300,7 +245,7 @@ class DatasetWriter:
 
 def write_dataset(
     folder: str | Path,
-    documents: Iterable[Sequence[int] | np.ndarray],
+    documents: Iterable[Sequence[int] | NDArray[Any]],
     *,
     vocabulary_size: int,
     end_of_text_id: int,
@@ -330,32 +275,3 @@ def write_dataset(
                 writer.append(closed, id=str(row), source="documents", row=row)
         writer.finish(tokenizer=tokenizer)
     return open_dataset(folder)
-
-
-def _checked_dtype(dtype: str | None, vocabulary_size: int) -> TokenDtype:
-    narrowest = dtype_for(vocabulary_size)
-    if dtype is None or dtype == narrowest:
-        return narrowest
-    if dtype != "uint32":
-        raise InvalidInputError(
-            f"dtype {dtype!r} cannot hold a vocabulary of {vocabulary_size} tokens; use {narrowest}"
-        )
-    return "uint32"
-
-
-def _checked_shard_tokens(dtype: np.dtype, sample_tokens: int, shard_tokens: int | None) -> int:
-    if sample_tokens < 1:
-        raise InvalidInputError(f"{sample_tokens} tokens a sample; expected at least 1")
-    if shard_tokens is None:
-        return default_shard_tokens(dtype.name, sample_tokens)
-    if shard_tokens < 1 or shard_tokens % sample_tokens:
-        raise InvalidInputError(
-            f"{shard_tokens} tokens a shard; expected a multiple of the {sample_tokens} tokens of a sample"
-        )
-    return shard_tokens
-
-
-def _piece_hashes(data: bytes) -> np.ndarray:
-    view = memoryview(data)
-    starts = range(0, len(view), PIECE_BYTES)
-    return np.array([xxhash.xxh3_64_intdigest(view[at : at + PIECE_BYTES]) for at in starts], np.uint64)

@@ -1,4 +1,4 @@
-"""What a run needs and what it passes over, as figures and warnings: the answer of `tst-data plan`."""
+"""What a run needs and what it skips, as figures and warnings: the output of `tst-data plan`."""
 
 from __future__ import annotations
 
@@ -9,54 +9,87 @@ from tst_data.plan.schedule import DatasetUse
 
 __all__ = ["DatasetReport", "PhaseReport", "PlanReport", "report_plan"]
 
-PASSED_OVER_WARNING = 0.05
+SKIPPED_WARNING = 0.05
+"""Share of skipped tokens above which the report warns."""
 
 
 class DatasetReport(Frozen):
-    """What one phase takes from one dataset. Epochs are places in the dataset: 1.25 is a quarter into the second."""
+    """What one phase takes from one dataset."""
 
     path: str
+    """Path of the dataset, as in the run file."""
     windows: int
+    """Windows that the phase draws from the dataset."""
     tokens: int
+    """Raw tokens that they read as input."""
     first_epoch: float
+    """Where in the dataset the phase begins: 1.25 is a quarter of the way through the second epoch."""
     last_epoch: float
+    """Where in the dataset the phase ends."""
     passed_over_at_ends: int
+    """Tokens that are skipped at the ends of shards."""
     passed_over_at_switch: int
+    """Tokens that are skipped at the switch, because the windows that an earlier phase left do not divide."""
 
 
 class PhaseReport(Frozen):
-    """One phase. `tokens` are raw tokens read as input; the rates hold at the report's seconds a step."""
+    """What one phase needs."""
 
     phase: int
+    """Number of the phase, from 0."""
     first_step: int
+    """Step at which the phase begins."""
     steps: int
+    """Optimizer steps of the phase."""
     bag_size: int
+    """Tokens read or predicted at one latent position (s)."""
     superpose: str
+    """What is superposed."""
     sequence_length: int
+    """Latent positions of a sequence (L)."""
     batch_size: int
+    """Sequences of a step, over all ranks (B)."""
     windows: int
+    """Windows of the phase, of all datasets together."""
     tokens: int
+    """Raw tokens that the phase reads as input."""
     latent_positions: int
+    """Latent positions of the phase: B·L·steps."""
     passed_over: int
+    """Tokens that are skipped, of all datasets together."""
     tokens_per_second: float
+    """Raw tokens that a trainer asks for in a second, if a step takes it `step_seconds`."""
     bytes_per_second: float
+    """Bytes of windows that it asks for in a second."""
     datasets: list[DatasetReport]
+    """The datasets that the phase draws from."""
 
 
 class PlanReport(Frozen):
+    """What a whole run needs, and what its author should know."""
+
     run: str
+    """Name of the run."""
     fingerprint: str
+    """Identity of all batches of the run."""
     step_seconds: float
+    """Seconds of one step, from which the rates are computed."""
     total_steps: int
+    """Steps of all phases together."""
     total_tokens: int
+    """Raw tokens that all phases together read as input."""
     total_latent_positions: int
+    """Latent positions of all phases together."""
     total_passed_over: int
+    """Tokens that all phases together skip."""
     phases: list[PhaseReport]
+    """The phases in order."""
     warnings: list[str]
+    """What may not be meant: repeated data, or many skipped tokens."""
 
 
 def report_plan(plan: Plan, *, step_seconds: float) -> PlanReport:
-    """The figures of a run, with the rates that a trainer asks for when a step takes it `step_seconds`."""
+    """The figures of a run, with the rates that a trainer asks for if a step takes it `step_seconds`."""
     uses = plan.schedule.uses()
     phases = [
         _report_phase(plan, phase, [use for use in uses if use.phase == phase.phase], step_seconds)
@@ -114,16 +147,16 @@ def _warnings(plan: Plan, use: DatasetUse) -> list[str]:
             f"{place}: data is repeated: the phase ends {use.last_epoch:.2f} epochs into the dataset; convert more "
             "text, or plan fewer steps"
         )
-    if use.passed_over_at_ends > PASSED_OVER_WARNING * use.begun:
+    if use.passed_over_at_ends > SKIPPED_WARNING * use.begun:
         warnings.append(
-            f"{place}: {use.passed_over_at_ends:,} tokens ({use.passed_over_at_ends / use.begun:.0%}) are passed over "
-            "at the ends of shards; convert into longer shards, or lower bag_size or sequence_length"
+            f"{place}: {use.passed_over_at_ends:,} tokens ({use.passed_over_at_ends / use.begun:.0%}) are skipped at "
+            "the ends of shards; convert into longer shards, or lower bag_size or sequence_length"
         )
     num_tokens = plan.datasets[use.dataset].num_tokens
-    if use.passed_over_at_switch > PASSED_OVER_WARNING * num_tokens:
+    if use.passed_over_at_switch > SKIPPED_WARNING * num_tokens:
         warnings.append(
             f"{place}: {use.passed_over_at_switch:,} tokens ({use.passed_over_at_switch / num_tokens:.0%} of the "
-            "dataset) are passed over at the switch, since the windows that an earlier phase left do not divide; "
-            "choose window sizes that divide one another, or more and smaller shard groups"
+            "dataset) are skipped at the switch, because the windows that an earlier phase left do not divide into "
+            "those of this one; choose window sizes that divide one another, or more and smaller shard groups"
         )
     return warnings

@@ -1,4 +1,4 @@
-"""Looking at batches: the documents behind every bag, and what the bags say as text."""
+"""Looking at batches: what the bags say as text, and which documents they come from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from tst_data.configuration import Frozen
-from tst_data.contract.bags import IGNORED, Superpose
+from tst_data.contract.bags import IGNORED, BagGeometry, Superpose
+from tst_data.dataset.reader import Dataset
 from tst_data.errors import NotFoundError
 from tst_data.plan.plan import Plan
 
@@ -15,56 +16,110 @@ __all__ = ["BagText", "DocumentUse", "Preview", "preview_sequence", "sequence_do
 
 
 class DocumentUse(Frozen):
-    """A document that a sequence reads from, and the latent positions whose inputs hold tokens of it.
-
-    `row` is where the document stands in its source; `first_token` where it begins in the dataset's token stream;
-    `length` its tokens, the closing end-of-text token included.
-    """
+    """A document that a sequence reads from, and where."""
 
     id: str
+    """The document's id in its source."""
     source: str
+    """The file or dataset that it came from."""
     row: int
+    """Its row in the source, from 0."""
     first_token: int
+    """Position of its first token in the dataset's token stream."""
     length: int
+    """Its tokens, the closing end-of-text token included."""
     bags: list[int]
+    """The latent positions whose inputs hold tokens of it."""
 
 
 class BagText(Frozen):
-    """One latent position: the text of what is read there, and of each token predicted there."""
+    """One latent position as text."""
 
     position: int
+    """Number of the position in the sequence, from 0."""
     inputs: str
+    """The tokens that are read there."""
     targets: list[str]
+    """Each token that is predicted there."""
 
 
 class Preview(Frozen):
     """One sequence of one step as text."""
 
     run: str
+    """Name of the run."""
     step: int
+    """Step of the run, from 0."""
     phase: int
+    """Phase of the step, from 0."""
     bag_size: int
+    """Tokens read or predicted at one latent position (s)."""
     superpose: Superpose
+    """What is superposed."""
     sequence: int
+    """Row of the sequence in the step, from 0."""
     dataset: str
+    """Path of the sequence's dataset, as in the run file."""
     first_token: int
+    """Position of the sequence's first token in the dataset's token stream."""
     num_bags: int
+    """Latent positions of the whole sequence."""
     bags: list[BagText]
+    """The first of them, as many as were asked for."""
     documents: list[DocumentUse]
+    """The documents that the whole sequence reads from."""
 
 
 def sequence_documents(plan: Plan, step: int, sequence: int) -> list[DocumentUse]:
     """The documents that one sequence of a step reads from, in stream order.
 
-    Raises NotFoundError where the run has no such step or the step no such sequence.
+    Raises NotFoundError where the run has no such step, or the step no such sequence.
     """
     dataset, first_token = _find(plan, step, sequence)
-    geometry = plan.phase(step).geometry
+    return _documents(plan.datasets[dataset], first_token, plan.phase(step).geometry)
+
+
+def preview_sequence(plan: Plan, step: int, sequence: int, *, max_bags: int | None = None) -> Preview:
+    """The first `max_bags` bags of one sequence as text (all of them by default), with the sequence's documents.
+
+    Raises NotFoundError where the run has no such step, or the step no such sequence.
+    """
+    dataset, first_token = _find(plan, step, sequence)
+    phase = plan.phase(step)
+    geometry = phase.geometry
+    return Preview(
+        run=plan.run.name,
+        step=step,
+        phase=phase.phase,
+        bag_size=phase.bag_size,
+        superpose=phase.superpose,
+        sequence=sequence,
+        dataset=plan.specification.datasets[dataset].path,
+        first_token=first_token,
+        num_bags=geometry.sequence_length,
+        bags=_bags(plan.datasets[dataset], first_token, geometry, max_bags),
+        documents=_documents(plan.datasets[dataset], first_token, geometry),
+    )
+
+
+def _find(plan: Plan, step: int, sequence: int) -> tuple[int, int]:
+    """Dataset index and first token of one sequence."""
+    windows = plan.windows(step)
+    if not 0 <= sequence < len(windows.dataset):
+        raise NotFoundError(
+            f"sequence: step {step} of run '{plan.run.name}' has no sequence {sequence}; its {len(windows.dataset):,} "
+            "sequences count from 0"
+        )
+    return int(windows.dataset[sequence]), int(windows.first_token[sequence])
+
+
+def _documents(dataset: Dataset, first_token: int, geometry: BagGeometry) -> list[DocumentUse]:
+    """The documents of the inputs of one window. A bag at the border of two documents belongs to both."""
     slots, L = geometry.input_slots, geometry.sequence_length
     uses = []
-    for document in plan.datasets[dataset].documents(first_token, geometry.advance):
+    for document in dataset.documents(first_token, geometry.advance):
         begin = max(0, document.first_token - first_token) // slots
-        end = min(L, -(-(document.first_token + document.length - first_token) // slots))
+        end = min(L, -(-(document.end - first_token) // slots))
         uses.append(
             DocumentUse(
                 id=document.id,
@@ -78,15 +133,7 @@ def sequence_documents(plan: Plan, step: int, sequence: int) -> list[DocumentUse
     return uses
 
 
-def preview_sequence(plan: Plan, step: int, sequence: int, *, max_bags: int | None = None) -> Preview:
-    """The first `max_bags` bags of one sequence as text (all of them by default), with the sequence's documents.
-
-    Raises NotFoundError where the run has no such step or the step no such sequence.
-    """
-    dataset_index, first_token = _find(plan, step, sequence)
-    phase = plan.phase(step)
-    geometry = phase.geometry
-    dataset = plan.datasets[dataset_index]
+def _bags(dataset: Dataset, first_token: int, geometry: BagGeometry, max_bags: int | None) -> list[BagText]:
     tokenizer = dataset.tokenizer()
     window = dataset.read(first_token, geometry.window_length).astype(np.int64)[np.newaxis]
     inputs = geometry.inputs(window)[0]
@@ -97,7 +144,7 @@ def preview_sequence(plan: Plan, step: int, sequence: int, *, max_bags: int | No
         return tokenizer.decode([int(token) for token in ids])
 
     shown = min(geometry.sequence_length, max_bags) if max_bags is not None else geometry.sequence_length
-    bags = [
+    return [
         BagText(
             position=k,
             inputs=text(inputs[k]),
@@ -105,27 +152,3 @@ def preview_sequence(plan: Plan, step: int, sequence: int, *, max_bags: int | No
         )
         for k in range(shown)
     ]
-    return Preview(
-        run=plan.run.name,
-        step=step,
-        phase=phase.phase,
-        bag_size=phase.bag_size,
-        superpose=phase.superpose,
-        sequence=sequence,
-        dataset=plan.specification.datasets[dataset_index].path,
-        first_token=first_token,
-        num_bags=geometry.sequence_length,
-        bags=bags,
-        documents=sequence_documents(plan, step, sequence),
-    )
-
-
-def _find(plan: Plan, step: int, sequence: int) -> tuple[int, int]:
-    """Dataset index and first token of one sequence."""
-    windows = plan.windows(step)
-    if not 0 <= sequence < len(windows.dataset):
-        raise NotFoundError(
-            f"step {step} of run '{plan.run.name}' has no sequence {sequence}; its {len(windows.dataset):,} sequences "
-            "count from 0"
-        )
-    return int(windows.dataset[sequence]), int(windows.first_token[sequence])

@@ -1,11 +1,13 @@
-"""The layout of a materialised run: what `materialize` writes and `materialized` reads.
+"""The layout of a materialized run: what `writer` writes and `reader` reads.
 
-A folder of MDS shards, one row per sequence in the order of the run, beside `index.json` (for plain
+A folder of MDS shards, one row for each sequence in the order of the run, with `index.json` (for plain
 `streaming.StreamingDataset`) and `run.json`. A shard never spans two phases, so all its rows have one length and a
 row is found by multiplication.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -25,31 +27,40 @@ COLUMNS = {
     "step": "uint64",
     "window": "bytes",
 }
-"""MDS columns and their encodings. MDS lays a sample out as the sizes of its variable columns, then the columns by
-name."""
+"""MDS columns and their encodings. MDS writes of a sample first the sizes of its variable columns, then the columns in
+the order of their names."""
 
 
-def row_dtype(window_length: int, token_dtype: str) -> np.dtype:
-    """One row as it lies in a shard, packed."""
+def row_dtype(window_length: int, token_dtype: str) -> np.dtype[Any]:
+    """One row as it is in a shard, packed."""
     window = np.dtype((token_dtype, (window_length,)))
     fields = [("window_bytes", "<u4"), *((name, kind) for name, kind in COLUMNS.items() if name != "window")]
     return np.dtype([*fields, ("window", window)])
 
 
 class MaterializedShard(Frozen):
-    """One shard file. `first_row` counts rows through the whole run; `pieces` are xxh3_64 of each MiB of the file."""
+    """One shard file."""
 
     file: str
+    """Name of the file in the folder."""
     phase: int
+    """Phase of all its rows."""
     first_row: int
+    """Rows of the run before it."""
     rows: int
+    """Rows of the shard."""
     bytes: int
+    """Size of the file."""
     pieces: tuple[str, ...]
+    """xxh3_64 of each MiB of the file, as 16 hex digits."""
 
 
 class MaterializedRun(Frozen):
     """The contents of `run.json`."""
 
     format_version: int
+    """Version of the format of the folder."""
     description: RunDescription
+    """The run whose batches these are."""
     shards: tuple[MaterializedShard, ...]
+    """The shards in the order of their rows."""

@@ -1,8 +1,8 @@
-"""Reading a materialised run: batches as the server would give them, from a folder and without the run's datasets.
+"""Reading a materialized run: batches as the server would give them, from a folder and without the run's datasets.
 
-A row is found by multiplication: the phase of a step says how many rows lie before it, and no shard spans two
-phases. Rows are read through the same maps as token shards, so every piece is verified when first touched and open
-files stay few. Needs no `streaming`.
+A row is found by multiplication: the phase of a step says how many rows come before it, and no shard spans two phases.
+Rows are read through the same maps as token shards, so each piece is verified when it is first read, and few files are
+open. Needs no `streaming`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tst_data.configuration import validation_message
@@ -25,32 +27,39 @@ from tst_data.materialized.layout import FORMAT_VERSION, RUN_FILE_NAME, Material
 
 __all__ = ["MaterializedFolder", "open_materialized"]
 
+_AGAIN = "materialize the run again"
+
 
 def open_materialized(path: str | os.PathLike[str]) -> MaterializedFolder:
     """Open a folder that `tst-data materialize` made.
 
-    Raises NotFoundError, InvalidInputError (not a materialised run) or DamagedDataError (its `run.json` changed).
+    Raises NotFoundError, InvalidInputError (not a materialized run) or DamagedDataError (its `run.json` changed).
     """
     folder = Path(os.path.abspath(path))
     file = folder / RUN_FILE_NAME
     try:
         text = file.read_bytes()
     except FileNotFoundError:
-        raise NotFoundError(f"'{file}' does not exist; expected a folder made by `tst-data materialize`") from None
+        raise NotFoundError(f"{file}: does not exist; give a folder that `tst-data materialize` made") from None
     except OSError as error:
-        raise InvalidInputError(f"'{file}' cannot be read ({error.strerror})") from None
+        raise InvalidInputError(f"{file}: cannot be read ({error.strerror}); give a folder that you may read") from None
     try:
         run = MaterializedRun.model_validate_json(text)
     except ValidationError as error:
-        raise InvalidInputError(f"'{file}' is not that of a materialised run: {validation_message(error)}") from None
+        raise InvalidInputError(
+            f"{file}: is not the run.json of a materialized run: {validation_message(error)}"
+        ) from None
     if run.format_version != FORMAT_VERSION:
-        raise InvalidInputError(f"'{file}' has format version {run.format_version}; expected {FORMAT_VERSION}")
+        raise InvalidInputError(
+            f"{file}: has format version {run.format_version}, this program reads {FORMAT_VERSION}; use the version of "
+            "tst-data that wrote it, or materialize the run again"
+        )
     _check_layout(file, run)
     return MaterializedFolder(folder, run)
 
 
 class MaterializedFolder:
-    """An opened materialised run. Safe to use from several threads; made by `open_materialized`."""
+    """An opened materialized run. Safe to use from several threads; made by `open_materialized`."""
 
     def __init__(self, path: Path, run: MaterializedRun) -> None:
         self.path = path
@@ -77,12 +86,12 @@ class MaterializedFolder:
         windows = np.empty((num_rows, phase.window_length), dtype=description.dtype)
         self._copy_rows(begin, row.itemsize, heads, windows)
         self._check_heads(heads, phase, step, windows[0].nbytes)
-        header = BatchHeader.of(description, step, rank, world_size, checksum(windows))
+        header = BatchHeader.of(description, phase, step, rank, world_size, checksum(windows))
         dataset, first_token = np.ascontiguousarray(heads["dataset"]), np.ascontiguousarray(heads["first_token"])
         return WindowBatch(header, windows, dataset, first_token)
 
     def close(self) -> None:
-        """Let go of the maps."""
+        """Release the maps; a later read opens them again."""
         self._files.close()
 
     def __enter__(self) -> MaterializedFolder:
@@ -93,8 +102,8 @@ class MaterializedFolder:
     ) -> None:
         self.close()
 
-    def _copy_rows(self, begin: int, row_bytes: int, heads: np.ndarray, windows: np.ndarray) -> None:
-        """Copy the rows from `begin` on: what stands before the window into `heads`, the rest into `windows`."""
+    def _copy_rows(self, begin: int, row_bytes: int, heads: NDArray[Any], windows: NDArray[Any]) -> None:
+        """Copy the rows from `begin` on: what comes before the window into `heads`, the window into `windows`."""
         head_bytes, window_bytes = heads.itemsize, windows[0].nbytes
         head_target = heads.view(np.uint8).data
         window_target = windows.reshape(-1).view(np.uint8).data
@@ -104,7 +113,7 @@ class MaterializedFolder:
             shard = self._table.shards[number]
             of_shard = begin + done - shard.first_row
             count = min(shard.rows - of_shard, len(heads) - done)
-            rows_start = shard.bytes - shard.rows * row_bytes  # the rows are the end of the file, nothing behind
+            rows_start = shard.bytes - shard.rows * row_bytes  # nothing follows the rows
             first = rows_start + of_shard * row_bytes
             starts = [first + index * row_bytes for index in range(count)]
             head_starts = [(done + index) * head_bytes for index in range(count)]
@@ -114,8 +123,8 @@ class MaterializedFolder:
             self._files.copy(number, starts, window_bytes, window_target, window_starts)
             done += count
 
-    def _check_heads(self, heads: np.ndarray, phase: PhaseDescription, step: int, window_bytes: int) -> None:
-        """Raise unless the rows say of themselves what their place in the run says."""
+    def _check_heads(self, heads: NDArray[Any], phase: PhaseDescription, step: int, window_bytes: int) -> None:
+        """Raise DamagedDataError unless the rows say what their place in the run says."""
         expected = {
             "window_bytes": window_bytes,
             "step": step,
@@ -125,8 +134,8 @@ class MaterializedFolder:
         for name, value in expected.items():
             if (heads[name] != value).any():
                 raise DamagedDataError(
-                    f"'{self.path}': a row of step {step} says {name} {heads[name][heads[name] != value][0]}, "
-                    f"expected {value}; materialise the run anew"
+                    f"{self.path}: a row of step {step} says {name} {heads[name][heads[name] != value][0]}, expected "
+                    f"{value}; {_AGAIN}"
                 )
 
 
@@ -140,12 +149,12 @@ class _Table:
     def file_name(self, shard: int) -> str:
         return self.shards[shard].file
 
-    def pieces(self, shard: int) -> np.ndarray:
+    def pieces(self, shard: int) -> NDArray[np.uint64]:
         return np.array([int(piece, 16) for piece in self.shards[shard].pieces], dtype=np.uint64)
 
 
 def _check_layout(file: Path, run: MaterializedRun) -> None:
-    """Raise unless the shards hold the run's rows, phase after phase, and every piece of them has a hash."""
+    """Raise DamagedDataError unless the shards hold the run's rows, phase after phase, and each piece has a hash."""
     shards = iter(run.shards)
     first_row = 0
     for phase in run.description.phases:
@@ -154,14 +163,12 @@ def _check_layout(file: Path, run: MaterializedRun) -> None:
         while first_row < end:
             shard = next(shards, None)
             if shard is None or not _fits(shard, phase, first_row, row_bytes):
-                raise DamagedDataError(
-                    f"'{file}': its shards do not fit its phases at row {first_row}; materialise anew"
-                )
+                raise DamagedDataError(f"{file}: its shards do not fit its phases at row {first_row}; {_AGAIN}")
             first_row += shard.rows
         if first_row != end:
-            raise DamagedDataError(f"'{file}': a shard goes past phase {phase.phase}; materialise anew")
+            raise DamagedDataError(f"{file}: a shard extends past phase {phase.phase}; {_AGAIN}")
     if next(shards, None) is not None:
-        raise DamagedDataError(f"'{file}': holds shards behind the end of the run; materialise anew")
+        raise DamagedDataError(f"{file}: holds shards after the end of the run; {_AGAIN}")
 
 
 def _fits(shard: MaterializedShard, phase: PhaseDescription, first_row: int, row_bytes: int) -> bool:

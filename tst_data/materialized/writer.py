@@ -1,8 +1,8 @@
 """Bagging offline: write a run's batches, in order, as MDS that a trainer reads with no server.
 
-Worth it where a trainer node has disk but no route to a batch server; it stores each epoch of the data anew, so a run
-of two epochs takes twice the space. The folder is built beside its destination and renamed when it is whole; the same
-call after an interruption goes on behind the last whole shard. Window values equal what the server gives.
+It is for a trainer node that has disk but cannot reach a batch server. Each epoch of the data is stored again, so a run
+of two epochs takes twice the space. The folder is built beside its destination and renamed when it is whole. The same
+call after an interruption resumes after the last whole shard. Window values equal what the server gives.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tst_data.configuration import Frozen
 from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.dataset.manifest import INDEX_NAME, shard_file_name
 from tst_data.dataset.mds import FixedSampleEncoder, index_chunks
-from tst_data.dataset.shard_table import PIECE_BYTES
+from tst_data.dataset.shard_table import piece_hashes
 from tst_data.durable_files import TEMPORARY_SUFFIX, sync_folder, try_lock, write_atomically, write_file_atomically
 from tst_data.errors import ForeignDataError, InvalidInputError
 from tst_data.materialized.layout import (
@@ -35,32 +35,40 @@ from tst_data.materialized.layout import (
 )
 from tst_data.plan.plan import Plan
 
-__all__ = ["SHARD_BYTES", "materialize"]
+__all__ = ["SHARD_BYTES", "ShardRows", "materialize"]
 
 SHARD_BYTES = 1 << 26
+"""Size of a shard file, about."""
+
 JOURNAL_NAME = "materialize.journal"
 
 
-class _Stretch(NamedTuple):
-    """The rows of one shard: `first_row` in the run, `first_row_of_phase` in its phase."""
+class ShardRows(NamedTuple):
+    """The rows of one shard."""
 
     phase: PhaseDescription
+    """Their phase."""
     first_row: int
+    """Rows of the run before them."""
     first_row_of_phase: int
+    """Rows of the phase before them."""
     rows: int
+    """How many they are."""
 
 
 class _Written(Frozen):
-    """A line of the journal: a shard that stands on disk, with its entry in `index.json`."""
+    """A line of the journal: a shard that is on disk."""
 
     shard: MaterializedShard
+    """Its entry in `run.json`."""
     entry: dict[str, Any]
+    """Its entry in `index.json`."""
 
 
 def materialize(
     plan: Plan, out: Path, *, shard_bytes: int = SHARD_BYTES, progress: Callable[[int], None] | None = None
 ) -> bool:
-    """Write the whole run to the folder `out`; False if it stood there already.
+    """Write the whole run to the folder `out`; False if it was already there.
 
     `progress` is called with the number of rows done, among them those of an interrupted call. Raises
     InvalidInputError where `out` holds something else.
@@ -74,15 +82,15 @@ def materialize(
     with _locked(staging):
         if out.exists():  # finished by another process while this one waited for the lock
             return False
-        for half_written in staging.glob(f"*{TEMPORARY_SUFFIX}"):
-            half_written.unlink()
+        for leftover in staging.glob(f"*{TEMPORARY_SUFFIX}"):  # of a process that was killed
+            leftover.unlink()
         written = _read_journal(staging, description, shard_bytes)
-        for number, stretch in enumerate(_stretches(description, shard_bytes)):
+        for number, shard_rows in enumerate(_rows_of_shards(description, shard_bytes)):
             if number == len(written):
-                written.append(_write_shard(plan, staging, number, stretch))
+                written.append(_write_shard(plan, staging, number, shard_rows))
                 _append_journal(staging, written[-1].model_dump_json())
             if progress:
-                progress(stretch.first_row + stretch.rows)
+                progress(shard_rows.first_row + shard_rows.rows)
         with write_file_atomically(staging / INDEX_NAME) as file:
             file.writelines(index_chunks(item.entry for item in written))
         run = MaterializedRun(
@@ -99,15 +107,15 @@ def _refuse_other(out: Path, description: RunDescription) -> None:
     try:
         there = MaterializedRun.model_validate_json((out / RUN_FILE_NAME).read_bytes()).description
     except (OSError, ValidationError):
-        raise InvalidInputError(f"'{out}' exists and is no materialised run; choose another --out") from None
+        raise InvalidInputError(f"{out}: exists and is not a materialized run; choose another --out") from None
     if there.fingerprint != description.fingerprint:
         raise ForeignDataError(
-            f"'{out}' holds run '{there.name}' with fingerprint {there.fingerprint}, not '{description.name}' with "
+            f"{out}: holds run '{there.name}' with fingerprint {there.fingerprint}, not '{description.name}' with "
             f"{description.fingerprint}; choose another --out"
         )
 
 
-def _stretches(description: RunDescription, shard_bytes: int) -> Iterator[_Stretch]:
+def _rows_of_shards(description: RunDescription, shard_bytes: int) -> Iterator[ShardRows]:
     """How the run's rows are cut into shards: by whole rows, never across phases."""
     first_row = 0
     for phase in description.phases:
@@ -115,43 +123,49 @@ def _stretches(description: RunDescription, shard_bytes: int) -> Iterator[_Stret
         num_rows = phase.batch_size * phase.steps
         for begin in range(0, num_rows, per_shard):
             rows = min(per_shard, num_rows - begin)
-            yield _Stretch(phase, first_row, begin, rows)
+            yield ShardRows(phase, first_row, begin, rows)
             first_row += rows
 
 
-def _write_shard(plan: Plan, folder: Path, number: int, stretch: _Stretch) -> _Written:
-    phase = stretch.phase
-    rows = np.empty(stretch.rows, dtype=row_dtype(phase.window_length, plan.dtype.name))
+def _write_shard(plan: Plan, folder: Path, number: int, shard_rows: ShardRows) -> _Written:
+    rows = _read_rows(plan, shard_rows)
+    file_name = shard_file_name(number)
+    data, entry = FixedSampleEncoder(COLUMNS, rows.itemsize).encode(rows, file_name)
+    write_atomically(folder / file_name, data)
+    shard = MaterializedShard(
+        file=file_name,
+        phase=shard_rows.phase.phase,
+        first_row=shard_rows.first_row,
+        rows=shard_rows.rows,
+        bytes=len(data),
+        pieces=tuple(f"{piece:016x}" for piece in piece_hashes(data).tolist()),
+    )
+    return _Written(shard=shard, entry=entry)
+
+
+def _read_rows(plan: Plan, shard_rows: ShardRows) -> NDArray[Any]:
+    """The rows of one shard, from the batches of the steps that they belong to."""
+    phase, first = shard_rows.phase, shard_rows.first_row_of_phase
+    end = first + shard_rows.rows
+    rows = np.empty(shard_rows.rows, dtype=row_dtype(phase.window_length, plan.dtype.name))
     rows["window_bytes"] = phase.window_length * plan.dtype.itemsize
     rows["phase"], rows["bag_size"] = phase.phase, phase.bag_size
-    end = stretch.first_row_of_phase + stretch.rows
-    for step_of_phase in range(stretch.first_row_of_phase // phase.batch_size, -(-end // phase.batch_size)):
+    for step_of_phase in range(first // phase.batch_size, -(-end // phase.batch_size)):
         batch = plan.read_batch(phase.first_step + step_of_phase)
-        begin_of_step = step_of_phase * phase.batch_size
-        of_step = slice(max(stretch.first_row_of_phase - begin_of_step, 0), min(end - begin_of_step, phase.batch_size))
-        begin = begin_of_step + of_step.start - stretch.first_row_of_phase
+        # A shard may begin and end in the middle of a step: the part of the step that is in the shard, and its place.
+        first_of_step = step_of_phase * phase.batch_size
+        of_step = slice(max(first - first_of_step, 0), min(end - first_of_step, phase.batch_size))
+        begin = first_of_step + of_step.start - first
         of_shard = rows[begin : begin + of_step.stop - of_step.start]
         of_shard["step"] = phase.first_step + step_of_phase
         of_shard["dataset"] = batch.dataset[of_step]
         of_shard["first_token"] = batch.first_token[of_step]
         of_shard["window"] = batch.windows[of_step]
-    file_name = shard_file_name(number)
-    data, entry = FixedSampleEncoder(COLUMNS, rows.itemsize).encode(rows, file_name)
-    write_atomically(folder / file_name, data)
-    pieces = (xxhash.xxh3_64_hexdigest(data[at : at + PIECE_BYTES]) for at in range(0, len(data), PIECE_BYTES))
-    shard = MaterializedShard(
-        file=file_name,
-        phase=phase.phase,
-        first_row=stretch.first_row,
-        rows=stretch.rows,
-        bytes=len(data),
-        pieces=tuple(pieces),
-    )
-    return _Written(shard=shard, entry=entry)
+    return rows
 
 
 def _read_journal(staging: Path, description: RunDescription, shard_bytes: int) -> list[_Written]:
-    """The shards that an interrupted call left whole; begins the journal where there is none."""
+    """The shards that an interrupted call wrote; begins the journal where there is none."""
     path = staging / JOURNAL_NAME
     begin = {"fingerprint": description.fingerprint, "shard_bytes": shard_bytes}
     if not path.exists():
@@ -160,11 +174,15 @@ def _read_journal(staging: Path, description: RunDescription, shard_bytes: int) 
     begun = json.loads(whole_lines[0])
     if begun != begin:
         raise ForeignDataError(
-            f"'{staging}' holds an unfinished materialisation of {begun}, not {begin}; finish that one, or remove the "
-            "folder"
+            f"{staging}: holds an unfinished run with {_in_words(begun)}, not one with {_in_words(begin)}; finish that "
+            "one, or remove the folder"
         )
-    write_atomically(path, b"".join(line + b"\n" for line in whole_lines))
+    write_atomically(path, b"".join(line + b"\n" for line in whole_lines))  # without the line that may be torn
     return [_Written.model_validate_json(line) for line in whole_lines[1:]]
+
+
+def _in_words(begin: dict[str, Any]) -> str:
+    return f"fingerprint {begin['fingerprint']} in shards of {begin['shard_bytes']} bytes"
 
 
 def _append_journal(staging: Path, line: str) -> None:
@@ -174,11 +192,11 @@ def _append_journal(staging: Path, line: str) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second process doing the same; waits for none, refuses. Goes with the process."""
+    """Lock the folder, and refuse where another process holds it; the kernel releases it when the process ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if not try_lock(descriptor):
-            raise InvalidInputError(f"'{folder}': another process is writing it; wait for it to end")
+            raise InvalidInputError(f"{folder}: another process is writing it; wait until it ends")
         yield
     finally:
         os.close(descriptor)

@@ -1,10 +1,10 @@
 """Which dataset each window of a phase comes from: a fixed pattern of 1,000, spread evenly.
 
-Weights are rounded once per phase to thousandths, so the pattern repeats exactly and the count of any prefix is
-arithmetic. Within it every prefix of k windows holds within 1 of k·share of each dataset. Rounding cumulative
-shares independently can give negative counts; the pattern here is Tijdeman's solution of the chairman assignment
-problem (The chairman assignment problem, Discrete Mathematics 32, 1980), which proves a deviation of at most
-1 - 1/(2n-2) for n datasets. All arithmetic is on integers.
+Weights are rounded once per phase to thousandths, so the pattern repeats exactly, and how many windows of any prefix
+come from each dataset is arithmetic. In a prefix of k windows each dataset has its share of k, to within 1. (Rounding
+each share of k by itself and taking differences can give negative counts.) The pattern is Tijdeman's solution of the
+chairman assignment problem (The chairman assignment problem, Discrete Mathematics 32, 1980), which proves a deviation
+of at most 1 - 1/(2n-2) for n datasets. All arithmetic is on integers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["Mixture"]
 
 
 class Mixture:
-    """The windows of one phase shared out over datasets: the dataset of window k, and how many
-    of the windows before it come from there.
+    """The windows of one phase shared out over datasets: the dataset of window k, and how many windows before it come
+    from each dataset.
 
     `counts` are whole thousandths in dataset order, summing to PATTERN_LENGTH.
     """
@@ -34,22 +34,27 @@ class Mixture:
     def taken(self, num_windows: int) -> NDArray[np.int64]:
         """How many of the phase's first `num_windows` windows come from each dataset, shape (datasets,)."""
         rounds, rest = divmod(num_windows, PATTERN_LENGTH)
-        return rounds * np.array(self.counts, dtype=np.int64) + self._before[rest]
+        taken: NDArray[np.int64] = rounds * np.array(self.counts, dtype=np.int64) + self._before[rest]
+        return taken
 
     def datasets(self, first_window: int, num_windows: int) -> NDArray[np.int64]:
-        """The dataset of each of a stretch of the phase's windows, shape (num_windows,)."""
-        return self._pattern[np.arange(first_window, first_window + num_windows) % PATTERN_LENGTH]
+        """The dataset of each of `num_windows` windows of the phase, shape (num_windows,)."""
+        datasets: NDArray[np.int64] = self._pattern[
+            np.arange(first_window, first_window + num_windows) % PATTERN_LENGTH
+        ]
+        return datasets
 
 
 @lru_cache(maxsize=64)
 def _pattern(counts: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The pattern, shape (1000,), and how many of each dataset stand before each place, (1001, datasets)."""
+    """The pattern, shape (1000,), and how many of each dataset come before each place, (1001, datasets)."""
     slack = max(1, 2 * len(counts) - 2)
     taken = [0] * len(counts)
     pattern = np.zeros(PATTERN_LENGTH, dtype=np.int64)
     before = np.zeros((PATTERN_LENGTH + 1, len(counts)), dtype=np.int64)
     for place in range(1, PATTERN_LENGTH + 1):
-        # A dataset may be drawn once it lags by 1/slack; of those, the one whose deadline comes first is.
+        # A dataset may be chosen when it has 1/slack of a window less than its share. Of those, the one whose deadline
+        # comes first is chosen.
         eligible = [
             i
             for i, count in enumerate(counts)

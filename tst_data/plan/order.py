@@ -1,12 +1,12 @@
 """One dataset's windows, epoch after epoch and phase after phase, as arithmetic.
 
-An epoch lays the shards on one line by a keyed permutation, in groups of `shuffle_group` neighbours. The phase that
-begins a group cuts all of it into windows and draws them by a keyed bijection. A later phase takes the windows of the
-begun group that were not drawn, cuts each into windows of its own and draws those anew; the groups behind it cuts
-itself, from whole shards. Nothing here depends on how many windows a phase will draw in the end, so a run can be
-extended or switched earlier without changing a window before.
+In each epoch a keyed permutation puts the shards in a new order, and `shuffle_group` neighbors form a group. The phase
+that begins a group cuts all of it into windows and draws them by a keyed bijection. A later phase takes the windows of
+that group that were not drawn, cuts each of them into windows of its own and draws those in a new order; the groups
+after it are cut from whole shards. Nothing here depends on how many windows a phase will draw in the end, so a run can
+be extended, or a phase ended earlier, without changing a window before (docs/concepts/pure-batches.md#phases).
 
-Finding a window costs O(1) besides one O(shards) table for each epoch and window shape touched; the tables of a few
+Finding a window costs O(1), and one O(shards) table for each epoch and window shape that is used; the tables of a few
 epochs are kept. Nothing grows with the number of windows.
 """
 
@@ -22,19 +22,19 @@ from numpy.typing import NDArray
 from tst_data.contract.bags import BagGeometry
 from tst_data.plan.permutation import Key, derive_key, permute
 
-__all__ = ["DatasetOrder", "PhaseWalk", "Pool", "Position"]
+__all__ = ["DatasetOrder", "DatasetPosition", "Draw", "PhaseWalk", "Pool"]
 
 Ints = NDArray[np.int64]
 
 NUM_EPOCHS_KEPT = 4
 NUM_POOLS_KEPT = 256
 MAX_POOL_SHARDS_KEPT = 1 << 18
-"""Bounds the pools kept where a group is the whole dataset: 4 MB of tables, or the last two pools."""
+"""Limits the pools that are kept where a group is the whole dataset: 4 MB of tables, or the last two pools."""
 
 
 @dataclass(frozen=True)
 class EpochCut:
-    """One epoch of a dataset cut by one window shape, summed up by group."""
+    """One epoch of a dataset cut into windows of one shape, summed up by group."""
 
     first_window: Ints
     """Windows of the epoch before each group, shape (groups + 1,)."""
@@ -44,55 +44,62 @@ class EpochCut:
 
 @dataclass(frozen=True)
 class Pool:
-    """The windows of one group as one phase draws them: those of whole shards, or what an earlier pool left over."""
+    """The windows of one group as one phase draws them: those of whole shards, or those that an earlier pool left."""
 
     size: int
+    """Windows of the pool."""
     geometry: BagGeometry
+    """Shape of its windows."""
     key: Key
+    """Key of the order in which they are drawn."""
     shard_first_window: Ints | None = None
     """Pool of whole shards: windows before each shard of the group, shape (shards + 1,)."""
     shard_first_token: Ints | None = None
     """Pool of whole shards: first token of each shard of the group in the token stream, shape (shards,)."""
     parent: Pool | None = None
-    """Pool of leftovers: the pool that was begun by an earlier phase."""
+    """Pool of leftovers: the pool that an earlier phase began."""
     parent_drawn: int = 0
     """Pool of leftovers: how many of the parent's windows were drawn."""
-    pieces: int = 1
-    """Pool of leftovers: windows cut from each of the parent's windows."""
+    cuts: int = 1
+    """Pool of leftovers: into how many windows each of the parent's windows is cut."""
 
     def first_tokens(self, ordinals: Ints) -> Ints:
-        """First token in the token stream of the `ordinals`-th windows drawn from this pool."""
+        """First token in the token stream of windows drawn from this pool; ordinal 0 is drawn first."""
         pool, within = self, np.zeros_like(ordinals)
+        # A window of leftovers is one cut of a window of the parent, which comes after those the parent has drawn. The
+        # parent may be a pool of leftovers too: go up to the pool of whole shards, and add up the places of the cuts.
         while pool.parent is not None:
-            parent_ordinals, piece = np.divmod(permute(ordinals, pool.size, pool.key), pool.pieces)
-            within += piece * pool.geometry.advance
+            parent_ordinals, cut = np.divmod(permute(ordinals, pool.size, pool.key), pool.cuts)
+            within += cut * pool.geometry.advance
             pool, ordinals = pool.parent, pool.parent_drawn + parent_ordinals
         assert pool.shard_first_window is not None
         assert pool.shard_first_token is not None
+        # The windows of whole shards are numbered shard after shard.
         drawn = permute(ordinals, pool.size, pool.key)
         shard = np.searchsorted(pool.shard_first_window, drawn, side="right") - 1
         in_shard = (drawn - pool.shard_first_window[shard]) * pool.geometry.advance
-        return pool.shard_first_token[shard] + in_shard + within
+        first_tokens: Ints = pool.shard_first_token[shard] + in_shard + within
+        return first_tokens
 
 
 @dataclass(frozen=True)
-class Position:
-    """A place between two windows of a dataset.
-
-    `pool`, of which `drawn` windows are gone, is the group that was begun in `epoch`; `group` is the first one that
-    was not.
-    """
+class DatasetPosition:
+    """A place between two windows of a dataset: what is drawn, and what comes next."""
 
     epoch: int = 0
+    """Epoch of the next window."""
     group: int = 0
+    """First group of the epoch that was not begun."""
     pool: Pool | None = None
+    """Pool of the group that was begun and still has windows, if there is one."""
     drawn: int = 0
+    """How many windows of that pool are drawn."""
 
 
 class DatasetOrder:
     """The keyed order of one dataset's shards: what all phases of a run share.
 
-    `shard_tokens` holds the tokens of each shard in stream order; `dataset` is the index in the run; `shuffle_group`
+    `shard_tokens` holds the tokens of each shard in stream order. `dataset` is the index in the run, `shuffle_group`
     the number of shards of a group, or None for all of them.
     """
 
@@ -138,23 +145,28 @@ class DatasetOrder:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Windows `first_ordinal .. first_ordinal + count - 1` of one pool, in the order they are drawn."""
+class Draw:
+    """Some windows of one pool, in the order in which they are drawn."""
 
     epoch: int
+    """Epoch of the windows."""
     group: int
+    """Their group in the epoch."""
     pool: Pool
+    """The pool that they are drawn from."""
     first_ordinal: int
+    """How many windows of the pool are drawn before them."""
     count: int
+    """How many they are."""
 
 
 class PhaseWalk:
-    """One dataset's windows in one phase, counted from the phase's begin: window k -> first token.
+    """One dataset's windows in one phase, counted from the beginning of the phase: window k -> first token.
 
     `start` is where the phases before stopped in the dataset.
     """
 
-    def __init__(self, order: DatasetOrder, *, phase: int, geometry: BagGeometry, start: Position) -> None:
+    def __init__(self, order: DatasetOrder, *, phase: int, geometry: BagGeometry, start: DatasetPosition) -> None:
         self.order = order
         self.phase = phase
         self.geometry = geometry
@@ -167,75 +179,86 @@ class PhaseWalk:
         self._in_first_epoch = self._in_leftovers + int(cut.first_window[-1]) - self._before_start
 
     def _cut_leftovers(self) -> Pool | None:
+        """The begun group as this phase draws it: its windows that are left, cut into windows of this phase."""
         begun = self.start.pool
         if begun is None:
             return None
         A, a = begun.geometry.advance, begun.geometry.lookahead
-        pieces = min(A // self.geometry.advance, (A + a - self.geometry.lookahead) // self.geometry.advance)
+        # The cuts must fit into the window with their lookahead, and their inputs into its inputs: the tokens after
+        # those are inputs of another window.
+        cuts = min(A // self.geometry.advance, (A + a - self.geometry.lookahead) // self.geometry.advance)
         return Pool(
-            size=(begun.size - self.start.drawn) * pieces,
+            size=(begun.size - self.start.drawn) * cuts,
             geometry=self.geometry,
             key=self.order.key("leftovers", self.start.epoch, self.phase, self.start.group - 1),
             parent=begun,
             parent_drawn=self.start.drawn,
-            pieces=pieces,
+            cuts=cuts,
         )
 
     def first_tokens(self, first_window: int, num_windows: int) -> Ints:
-        """First tokens of a stretch of this dataset's windows in this phase, shape (num_windows,)."""
+        """First tokens of this dataset's windows from `first_window` of this phase on, shape (num_windows,)."""
         parts = [
-            stretch.pool.first_tokens(np.arange(stretch.first_ordinal, stretch.first_ordinal + stretch.count))
-            for stretch in self.stretches(first_window, num_windows)
+            draw.pool.first_tokens(np.arange(draw.first_ordinal, draw.first_ordinal + draw.count))
+            for draw in self.draws(first_window, num_windows)
         ]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
-    def stretches(self, first_window: int, num_windows: int) -> Iterator[Stretch]:
-        """The pools that a stretch of windows comes from, in order."""
+    def draws(self, first_window: int, num_windows: int) -> Iterator[Draw]:
+        """The pools that these windows come from, in order."""
         end = first_window + num_windows
         while first_window < end:
-            stretch = self._stretch(first_window, end - first_window)
-            yield stretch
-            first_window += stretch.count
+            draw = self._draw(first_window, end - first_window)
+            yield draw
+            first_window += draw.count
 
-    def _stretch(self, window: int, limit: int) -> Stretch:
-        """As much of `limit` windows from `window` on as one pool holds."""
+    def _draw(self, window: int, limit: int) -> Draw:
+        """The windows from `window` on that one pool holds, at most `limit` of them."""
+        # 1. First come the leftovers of the group that an earlier phase began.
         if window < self._in_leftovers:
             assert self._leftovers is not None
             count = min(limit, self._in_leftovers - window)
-            return Stretch(self.start.epoch, self.start.group - 1, self._leftovers, window, count)
+            return Draw(self.start.epoch, self.start.group - 1, self._leftovers, window, count)
+        # 2. Then the groups of the same epoch that are not begun. Windows are numbered through the whole epoch as this
+        #    phase would cut it, so those of the groups before count too.
         if window < self._in_first_epoch:
             epoch, in_epoch = self.start.epoch, window - self._in_leftovers + self._before_start
+        # 3. Then whole epochs.
         else:
             epochs, in_epoch = divmod(window - self._in_first_epoch, self.windows_per_epoch)
             epoch = self.start.epoch + 1 + epochs
+        # 4. The group that holds the window, and the window's place in it.
         cut = self.order.cut_epoch(epoch, self.geometry)
         group = int(np.searchsorted(cut.first_window, in_epoch, side="right")) - 1
         pool = self.order.pool(epoch, group, self.phase, self.geometry)
         ordinal = in_epoch - int(cut.first_window[group])
-        return Stretch(epoch, group, pool, ordinal, min(limit, pool.size - ordinal))
+        return Draw(epoch, group, pool, ordinal, min(limit, pool.size - ordinal))
 
-    def position_after(self, num_windows: int) -> Position:
-        """Where the dataset stands once `num_windows` were drawn; a phase that draws none leaves it untouched."""
+    def position_after(self, num_windows: int) -> DatasetPosition:
+        """The position when `num_windows` are drawn; a phase that draws none does not change it."""
         if num_windows == 0:
             return self.start
-        last = self._stretch(num_windows - 1, 1)
+        last = self._draw(num_windows - 1, 1)
         drawn = last.first_ordinal + 1
         if drawn < last.pool.size:
-            return Position(last.epoch, last.group + 1, last.pool, drawn)
+            return DatasetPosition(last.epoch, last.group + 1, last.pool, drawn)
         if last.group + 1 == self.order.num_groups:
-            return Position(last.epoch + 1)
-        return Position(last.epoch, last.group + 1)
+            return DatasetPosition(last.epoch + 1)
+        return DatasetPosition(last.epoch, last.group + 1)
 
     def passed_over_at_switch(self) -> int:
         """Tokens of the begun group that do not divide into this phase's windows, if it draws any."""
         begun = self.start.pool
         if begun is None or self._leftovers is None:
             return 0
-        used = self._leftovers.pieces * self.geometry.advance
+        used = self._leftovers.cuts * self.geometry.advance
         return (begun.size - self.start.drawn) * (begun.geometry.advance - used)
 
     def passed_over_at_ends(self, num_windows: int) -> tuple[int, int]:
-        """Tokens left at shard ends in the groups this phase begins by `num_windows`, and those groups' tokens."""
+        """Tokens skipped at the ends of shards in the groups that this phase begins, and all tokens of those groups.
+
+        `num_windows` are the windows that the phase draws.
+        """
         if num_windows == 0:
             return 0, 0
         end = self.position_after(num_windows)
@@ -248,7 +271,8 @@ class PhaseWalk:
             epochs * self.order.num_tokens + tokens_to_end - tokens_to_start,
         )
 
-    def _ends_before(self, position: Position) -> tuple[int, int]:
+    def _ends_before(self, position: DatasetPosition) -> tuple[int, int]:
+        """The same for the groups of the position's epoch that come before it."""
         cut = self.order.cut_epoch(position.epoch, self.geometry)
         tokens = int(cut.first_token[position.group])
         return tokens - int(cut.first_window[position.group]) * self.geometry.advance, tokens

@@ -1,20 +1,21 @@
 """Keyed bijections of [0, n), computed per index: no table, no state, no generator stream.
 
-Shuffling 100M windows with a table costs 0.8 GB and 20 s an epoch; here element 70,000,000 costs what element 0
-costs, about half a millisecond for 4,096 of them. From FEISTEL_MINIMUM on it is an alternating Feistel network on
-the bits of n-1 with cycle walking (its domain is below 2n, so an index takes fewer than two walks on average); each
-round mixes with a finaliser of full avalanche. Small Feistel networks are biased, so below that size keyed hashes
-are sorted instead.
+A table that shuffles 100M windows costs 0.8 GB and 20 s for each epoch. Here element 70,000,000 costs as much as
+element 0: about half a millisecond for 4,096 of them. From FEISTEL_MINIMUM elements on, it is an alternating Feistel
+network on the bits of n-1 with cycle walking (its domain is below 2n, so an index takes fewer than two walks on
+average), and each round mixes with a finalizer of full avalanche. Small Feistel networks are biased, so below that size
+keyed hashes are sorted instead.
 
-Everything is defined on 64-bit unsigned integers by this file alone. numpy does not promise the streams of its
-`Generator` across versions, so none is used. Golden vectors in the tests pin the order; whoever changes a byte of
-it must raise ORDER_VERSION, which is part of every run's fingerprint.
+Everything is defined on 64-bit unsigned integers in this file alone. numpy does not promise the streams of its
+`Generator` across versions, so none is used. Golden vectors in the tests pin the order. To change one byte of it, raise
+ORDER_VERSION, which is part of each run's fingerprint.
 """
 
 from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,26 +30,28 @@ NUM_ROUNDS = 8
 Key = tuple[int, ...]
 """One 64-bit integer for each round."""
 
-# Finaliser of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+# Finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 _MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
 _SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def derive_key(purpose: str, *, seed: int, dataset: int = 0, epoch: int = 0, phase: int = 0, index: int = 0) -> Key:
-    """Round keys for one purpose: a hash of all that names it, so no two uses share a key by accident."""
+    """Round keys for one purpose: a hash of everything that names it, so that no two uses share a key by accident."""
     text = f"tst-order {ORDER_VERSION} {purpose} {seed} {dataset} {epoch} {phase} {index}"
     digest = hashlib.blake2b(text.encode(), digest_size=8 * NUM_ROUNDS).digest()
     return tuple(int.from_bytes(digest[i : i + 8], "little") for i in range(0, len(digest), 8))
 
 
-def permute(indexes: NDArray[np.integer], num_elements: int, key: Key) -> NDArray[np.int64]:
+def permute(indexes: NDArray[np.integer[Any]], num_elements: int, key: Key) -> NDArray[np.int64]:
     """The images of `indexes` (each in [0, num_elements)) under the bijection of that key."""
     if num_elements < FEISTEL_MINIMUM:
-        return _sorted_hashes(num_elements, key)[indexes]
+        images: NDArray[np.int64] = _sorted_hashes(num_elements, key)[indexes]
+        return images
     bits = (num_elements - 1).bit_length()
     limit = np.uint64(num_elements)
     values = _feistel(indexes.astype(np.uint64), bits, key)
+    # Cycle walking: an image outside the range is mapped again, until it is inside.
     outside = np.flatnonzero(values >= limit)
     while outside.size:
         walked = _feistel(values[outside], bits, key)

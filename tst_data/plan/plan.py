@@ -1,12 +1,14 @@
 """The plan: (run, step) -> windows -> superposed batch.
 
-No queue and no cursor: a batch is a pure function of the run and the step, so any replica gives the same one, in any
-order, and a trainer's whole data state is the step number. The arithmetic is in `tst_data.plan.schedule`; this joins it
-with the datasets on disk.
+There is no queue and no cursor: a batch is a pure function of the run and the step, so any replica gives the same one,
+in any order, and a trainer's whole data state is the step number (docs/concepts/pure-batches.md). The arithmetic is in
+`tst_data.plan.schedule`; this module joins it with the datasets on disk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import numpy as np
@@ -16,7 +18,7 @@ from tst_data.contract.description import ORDER_VERSION, PhaseDescription, RunDe
 from tst_data.contract.shares import share_of_rank
 from tst_data.dataset.manifest import Manifest
 from tst_data.dataset.reader import Dataset, open_dataset
-from tst_data.errors import ForeignDataError, InvalidInputError
+from tst_data.errors import ForeignDataError, InvalidInputError, TSTError
 from tst_data.plan.schedule import Schedule, Windows
 from tst_data.run.run_file import Run
 from tst_data.run.specification import RunSpecification
@@ -27,18 +29,21 @@ __all__ = ["Plan"]
 class Plan:
     """A run over its open datasets.
 
-    Opening costs O(number of shards). Raises NotFoundError or InvalidInputError where a dataset or the run cannot
-    work, ForeignDataError where a dataset is not the `revision` that the run asks for. Safe to share between threads.
+    Opening costs O(number of shards). Raises NotFoundError, InvalidInputError or DamagedDataError where a dataset or
+    the run cannot work, ForeignDataError where a dataset is not the `revision` that the run asks for; all of them name
+    the run file and the key. Safe to share between threads.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.datasets: tuple[Dataset, ...] = ()
         try:
-            for path in run.dataset_paths():
-                self.datasets += (open_dataset(path),)
-            _check_datasets(run.specification, self.datasets)
-            self.schedule = Schedule(run.specification, [dataset.shard_tokens for dataset in self.datasets])
+            for number, path in enumerate(run.dataset_paths()):
+                with _errors_at(f"{run.place}: 'datasets.{number}.path'"):
+                    self.datasets += (open_dataset(path),)
+            _check_datasets(run, self.datasets)
+            with _errors_at(run.place):
+                self.schedule = Schedule(run.specification, [dataset.shard_tokens for dataset in self.datasets])
         except BaseException:
             self.close()
             raise
@@ -68,25 +73,28 @@ class Plan:
 
         Raises NotFoundError for a step past the end, InvalidInputError where the batch cannot be shared out so.
         """
-        rows = share_of_rank(self.phase(step).batch_size, rank, world_size)
-        windows = self.schedule.windows(step)
+        return self._windows(self.phase(step), step, rank, world_size)
+
+    def _windows(self, phase: PhaseDescription, step: int, rank: int, world_size: int) -> Windows:
+        rows = share_of_rank(phase.batch_size, rank, world_size)
+        windows = self.schedule.windows_in(phase, step)
         return Windows(windows.dataset[rows], windows.first_token[rows])
 
     def read_batch(self, step: int, rank: int = 0, world_size: int = 1) -> WindowBatch:
-        """One rank's share of a step with its tokens. Raises as `windows`, and DamagedDataError for damaged shards."""
+        """One rank's share of a step with its tokens. Raises as `windows`, and DamagedDataError for a damaged shard."""
         phase = self.phase(step)
-        selected = self.windows(step, rank, world_size)
+        selected = self._windows(phase, step, rank, world_size)
         windows = np.empty((len(selected.dataset), phase.window_length), dtype=self.dtype)
         first_tokens = selected.first_token.astype(np.int64)
         for index, dataset in enumerate(self.datasets):
             rows = np.flatnonzero(selected.dataset == index)
             if rows.size:
                 dataset.gather(first_tokens[rows], windows, rows)
-        header = BatchHeader.of(self._description, step, rank, world_size, checksum(windows))
+        header = BatchHeader.of(self._description, phase, step, rank, world_size, checksum(windows))
         return WindowBatch(header, windows, selected.dataset, selected.first_token)
 
     def describe(self) -> RunDescription:
-        """The run as the service and a materialised folder describe it."""
+        """The run as the service and a materialized folder describe it."""
         return self._description
 
     def _describe(self) -> RunDescription:
@@ -118,32 +126,43 @@ class Plan:
         self.close()
 
 
-def _check_datasets(specification: RunSpecification, datasets: tuple[Dataset, ...]) -> None:
-    """Refuse datasets that cannot stand in one run."""
+@contextmanager
+def _errors_at(place: str) -> Iterator[None]:
+    """Put the place before the message of an error, and keep its class."""
+    try:
+        yield
+    except TSTError as error:
+        raise type(error)(f"{place}: {error}") from None
+
+
+def _check_datasets(run: Run, datasets: tuple[Dataset, ...]) -> None:
+    """Refuse datasets that cannot be in one run."""
     first = datasets[0].manifest
-    seen: dict[str, str] = {}
-    for reference, dataset in zip(specification.datasets, datasets, strict=True):
+    seen: dict[str, int] = {}
+    for number, (reference, dataset) in enumerate(zip(run.specification.datasets, datasets, strict=True)):
+        place, manifest = f"{run.place}: 'datasets.{number}.path': dataset '{reference.path}'", dataset.manifest
         if reference.revision not in (None, dataset.fingerprint):
             raise ForeignDataError(
-                f"dataset '{reference.path}' has fingerprint {dataset.fingerprint}, but the run asks for revision "
-                f"{reference.revision}; give the right folder or change the revision"
+                f"{run.place}: 'datasets.{number}.revision': dataset '{reference.path}' has fingerprint "
+                f"{dataset.fingerprint}, but the run asks for revision {reference.revision}; give the right folder, or "
+                "change the revision"
             )
         if dataset.fingerprint in seen:
             raise InvalidInputError(
-                f"dataset '{reference.path}' is the same as '{seen[dataset.fingerprint]}'; name each dataset once and "
-                "set its weight"
+                f"{place} is the same as 'datasets.{seen[dataset.fingerprint]}.path'; name each dataset once, and set "
+                "its weight"
             )
-        seen[dataset.fingerprint] = reference.path
+        seen[dataset.fingerprint] = number
         if dataset.num_shards == 0 or dataset.num_tokens == 0:
-            raise InvalidInputError(f"dataset '{reference.path}' holds no tokens; convert some documents first")
-        manifest = dataset.manifest
+            raise InvalidInputError(f"{place} holds no tokens; convert some documents first")
         if _tokens_of(manifest) != _tokens_of(first):
             raise InvalidInputError(
-                f"dataset '{reference.path}' was made with another tokenizer ({manifest.tokenizer.name}, vocabulary "
-                f"{manifest.vocabulary_size:,}) than '{specification.datasets[0].path}' ({first.tokenizer.name}, "
-                f"vocabulary {first.vocabulary_size:,}); convert both with the same one"
+                f"{place} was made with another tokenizer ({manifest.tokenizer.name}, vocabulary "
+                f"{manifest.vocabulary_size:,}) than 'datasets.0.path' ({first.tokenizer.name}, vocabulary "
+                f"{first.vocabulary_size:,}); convert both with the same one"
             )
 
 
 def _tokens_of(manifest: Manifest) -> tuple[str, int, int]:
+    """What must be equal, so that an id means the same in two datasets."""
     return manifest.tokenizer.hash, manifest.end_of_text_id, manifest.vocabulary_size

@@ -1,6 +1,6 @@
 """The plan without the data: from a run specification and the token counts of its shards to windows.
 
-A pure function of (specification, shard sizes, step). `tst_data.plan.plan` joins it with datasets on disk.
+A pure function of specification, shard sizes and step. `tst_data.plan.plan` joins it with datasets on disk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tst_data.contract.description import PhaseDescription, phase_of_step
 from tst_data.errors import InvalidInputError
 from tst_data.plan.mixture import Mixture
-from tst_data.plan.order import DatasetOrder, PhaseWalk, Position
+from tst_data.plan.order import DatasetOrder, DatasetPosition, PhaseWalk
 from tst_data.plan.permutation import derive_key, permute
 from tst_data.run.specification import RunSpecification
 from tst_data.run.weights import thousandths
@@ -32,23 +32,28 @@ class Windows(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetUse:
-    """What one phase does with one dataset, in tokens unless it says windows or epochs.
-
-    `first_epoch` and `last_epoch` are where the phase begins and ends in the dataset: 1.25 is a quarter of the way
-    through the second epoch. `passed_over_at_ends` is left at the ends of shards in the groups the phase begins,
-    `begun` are those groups' tokens; `passed_over_at_switch` does not divide in the group begun by an earlier phase.
-    """
+    """What one phase does with one dataset."""
 
     phase: int
+    """Number of the phase."""
     dataset: int
+    """Index of the dataset in the run."""
     windows: int
+    """Windows that the phase draws from the dataset."""
     tokens: int
+    """Raw tokens that they read as input."""
     first_epoch: float
+    """Where in the dataset the phase begins: 1.25 is a quarter of the way through the second epoch."""
     last_epoch: float
+    """Where in the dataset the phase ends."""
     begun: int
+    """All tokens of the groups that the phase begins."""
     passed_over_at_ends: int
+    """Tokens of them that are skipped, because they are left at the ends of shards."""
     passed_over_at_switch: int
+    """Tokens that are skipped because the windows that an earlier phase left do not divide into those of this one."""
     repeated: bool
+    """Whether the phase reads tokens that were read in an earlier epoch."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Schedule:
     """The plan's rules over shards of known sizes.
 
     `shard_tokens` holds for each dataset, in the run's order, the tokens of its shards in stream order. Raises
-    InvalidInputError where a dataset that a phase draws from holds not one of its windows.
+    InvalidInputError where a dataset that a phase draws from does not hold a single window of it.
     """
 
     def __init__(self, specification: RunSpecification, shard_tokens: Sequence[NDArray[np.int64]]) -> None:
@@ -78,7 +83,7 @@ class Schedule:
             for dataset, tokens in enumerate(shard_tokens)
         ]
         self._phases: list[_ScheduledPhase] = []
-        positions = [Position()] * len(self.orders)
+        positions = [DatasetPosition()] * len(self.orders)
         first_step = 0
         for index in range(len(specification.phases)):
             phase = self._phase(index, first_step, positions)
@@ -89,7 +94,7 @@ class Schedule:
         self.phases = tuple(phase.description for phase in self._phases)
         self.num_steps = first_step
 
-    def _phase(self, index: int, first_step: int, positions: Sequence[Position]) -> _ScheduledPhase:
+    def _phase(self, index: int, first_step: int, positions: Sequence[DatasetPosition]) -> _ScheduledPhase:
         specification = self.specification
         geometry = specification.geometry(index)
         counts = thousandths(specification.phase_weights(index))
@@ -98,7 +103,7 @@ class Schedule:
             walk = PhaseWalk(order, phase=index, geometry=geometry, start=start)
             if count and walk.windows_per_epoch == 0:
                 raise InvalidInputError(
-                    f"phase {index} needs windows of {geometry.window_length:,} tokens, but the longest shard of "
+                    f"'phases.{index}': needs windows of {geometry.window_length:,} tokens, but the longest shard of "
                     f"dataset '{specification.datasets[order.dataset].path}' holds "
                     f"{int(order.shard_tokens.max()):,}; lower bag_size or sequence_length, or convert more text "
                     "into longer shards"
@@ -125,20 +130,22 @@ class Schedule:
         return phase_of_step(self.phases, step, self.specification.name)
 
     def windows(self, step: int) -> Windows:
-        """The windows of one step in row order, all ranks together."""
-        index = self.phase(step).phase
-        phase = self._phases[index]
-        B = phase.description.batch_size
-        step_of_phase = step - phase.description.first_step
+        """The windows of one step in row order, all ranks together; NotFoundError past the end."""
+        return self.windows_in(self.phase(step), step)
+
+    def windows_in(self, description: PhaseDescription, step: int) -> Windows:
+        """The same for a caller that knows the step's phase already."""
+        phase, B = self._phases[description.phase], description.batch_size
+        step_of_phase = step - description.first_step
         first_window = step_of_phase * B
         dataset = phase.mixture.datasets(first_window, B)
-        before, behind = phase.mixture.taken(first_window), phase.mixture.taken(first_window + B)
+        before, after = phase.mixture.taken(first_window), phase.mixture.taken(first_window + B)
         first_token = np.empty(B, dtype=np.int64)
         for number, walk in enumerate(phase.walks):
-            count = int(behind[number] - before[number])
+            count = int(after[number] - before[number])
             if count:
                 first_token[dataset == number] = walk.first_tokens(int(before[number]), count)
-        key = derive_key("rows", seed=self.specification.seed, phase=index, index=step_of_phase)
+        key = derive_key("rows", seed=self.specification.seed, phase=description.phase, index=step_of_phase)
         rows = permute(np.arange(B), B, key)
         return Windows(dataset[rows].astype(np.uint16), first_token[rows].astype(np.uint64))
 
@@ -166,17 +173,16 @@ def _use(walk: PhaseWalk, num_windows: int) -> DatasetUse:
         begun=begun,
         passed_over_at_ends=at_ends,
         passed_over_at_switch=walk.passed_over_at_switch(),
-        repeated=end.epoch > 0 and end != Position(epoch=1),
+        repeated=end.epoch > 0 and end != DatasetPosition(epoch=1),
     )
 
 
-def _epochs(order: DatasetOrder, position: Position) -> float:
-    """Epochs up to a position, counting as gone what is drawn or passed over."""
-    geometry = position.pool.geometry if position.pool else None
-    if geometry is None and position.group == 0:
+def _epochs(order: DatasetOrder, position: DatasetPosition) -> float:
+    """Epochs up to a position. What is skipped counts like what is read."""
+    if position.group == 0:
         return float(position.epoch)
     shards = order.shards_of_epoch(position.epoch)[: position.group * order.group_size]
-    gone = int(order.shard_tokens[shards].sum())
-    if position.pool and geometry:
-        gone -= (position.pool.size - position.drawn) * geometry.advance
-    return position.epoch + gone / order.num_tokens
+    done = int(order.shard_tokens[shards].sum())
+    if position.pool:
+        done -= (position.pool.size - position.drawn) * position.pool.geometry.advance
+    return position.epoch + done / order.num_tokens

@@ -11,28 +11,38 @@ from tst_data.run.specification import RunSpecification
 __all__ = ["Run", "load_run", "parse_run"]
 
 KEYS = "the keys name, datasets, sequence_length, batch_size and phases"
+PLACE = "run file"
 
 
 class Run:
-    """A run specification and the folder that its relative dataset paths start from."""
+    """A run specification and the folder that its relative dataset paths start from.
 
-    def __init__(self, specification: RunSpecification, folder: Path) -> None:
+    `path` is the run file, for messages; None for a run that was not read from a file.
+    """
+
+    def __init__(self, specification: RunSpecification, folder: Path, path: Path | None = None) -> None:
         self.specification = specification
         self.folder = folder
+        self.path = path
 
     @property
     def name(self) -> str:
         return self.specification.name
 
-    def dataset_paths(self) -> tuple[Path, ...]:
-        """Where the datasets lie, in dataset order."""
-        return tuple(self._resolve(dataset.path) for dataset in self.specification.datasets)
+    @property
+    def place(self) -> str:
+        """The run as messages begin with it: its file, or its name where it has no file."""
+        return f"run '{self.name}'" if self.path is None else f"{PLACE} '{self.path}'"
 
-    def _resolve(self, path: str) -> Path:
+    def dataset_paths(self) -> tuple[Path, ...]:
+        """Where the datasets are, in dataset order. Raises InvalidInputError for a path that is not a folder's."""
+        return tuple(self._resolve(number, each.path) for number, each in enumerate(self.specification.datasets))
+
+    def _resolve(self, number: int, path: str) -> Path:
         if "://" in path:
             raise InvalidInputError(
-                f"run '{self.name}': dataset path '{path}' names an object store, which cannot be read yet; copy the "
-                "dataset to a local folder and name that"
+                f"{self.place}: 'datasets.{number}.path': '{path}' is in an object store, which cannot be read yet; "
+                "copy the dataset to a local folder and give that"
             )
         return self.folder / Path(path).expanduser()
 
@@ -43,7 +53,7 @@ def load_run(path: str | Path) -> Run:
     Raises NotFoundError where there is no such file, InvalidInputError where it is not a run; both name the file.
     """
     path = Path(path)
-    return Run(load_model(path, RunSpecification, place="run file", keys=KEYS), path.parent)
+    return Run(load_model(path, RunSpecification, place=PLACE, keys=KEYS), path.parent, path)
 
 
 def parse_run(text: str, folder: Path) -> Run:

@@ -1,8 +1,8 @@
 """What a run is: everything that determines every batch, checked as far as it can be without the data.
 
 The canonical form has every default filled in and is itself a run file. The fingerprint hashes what determines the
-batches: the canonical form less the run's name and the datasets' paths, with the datasets' fingerprints in their
-place and the weights as the thousandths that the mixture uses.
+batches: the canonical form without the run's name, with the datasets' fingerprints instead of their paths, and with the
+weights as the thousandths that the mixture uses.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from tst_data.configuration import Frozen
 from tst_data.contract.bags import BagGeometry, Superpose
 from tst_data.contract.description import ORDER_VERSION
+from tst_data.errors import InvalidInputError
 from tst_data.run.weights import thousandths
 
 __all__ = ["DatasetReference", "Phase", "RunSpecification"]
@@ -26,7 +27,7 @@ MAX_WINDOW_TOKENS = 1 << 30
 """A longer window is a typing error: one row of a batch would take 2 GB or more."""
 
 MAX_RUN_TOKENS = 1 << 60
-"""Input tokens of a whole run; far beyond any, and everything counted stays within 64 bits."""
+"""Input tokens of a whole run. No run comes near it, and all counts stay within 64 bits."""
 
 NAME_PATTERN = "^[a-z0-9][a-z0-9._-]*$"
 
@@ -65,7 +66,7 @@ class Phase(Frozen):
     superpose: Superpose = "both"
     """What is superposed: `both` inputs and targets (the paper's TST), only the `input`, or only the `output`."""
     batch_size: Count | None = None
-    """Sequences of a step in this phase; that of the run by default."""
+    """Sequences of a step in this phase, over all ranks; that of the run by default."""
     sequence_length: Count | None = None
     """Latent positions of a sequence in this phase; that of the run by default."""
     weights: tuple[Weight, ...] | None = None
@@ -101,31 +102,38 @@ class RunSpecification(Frozen):
     def _check_phases(self) -> RunSpecification:
         run_tokens = 0
         for index, phase in enumerate(self.phases):
-            given = phase.weights
-            if given is not None and len(given) != len(self.datasets):
-                raise ValueError(
-                    f"phase {index} gives {len(given)} weights for {len(self.datasets)} datasets; "
-                    "give one weight for each, 0 for none"
-                )
-            weights = self.phase_weights(index)
-            if sum(weights) == 0:
-                raise ValueError(f"phase {index} has no dataset with a positive weight; raise at least one")
-            if not sum(weights) < float("inf"):
-                raise ValueError(f"phase {index} has weights whose sum is not a finite number; scale them down")
-            thousandths(weights)
+            place = f"'phases.{index}'"
+            self._check_weights(index, place)
             window_length = self.geometry(index).window_length
             if window_length > MAX_WINDOW_TOKENS:
                 raise ValueError(
-                    f"phase {index} has windows of {window_length:,} tokens; at most {MAX_WINDOW_TOKENS:,} are "
-                    "possible: lower bag_size or sequence_length"
+                    f"{place}: windows of {window_length:,} tokens, expected at most {MAX_WINDOW_TOKENS:,}; lower "
+                    "bag_size or sequence_length"
                 )
             run_tokens += self.phase_batch_size(index) * phase.steps * self.geometry(index).advance
             if run_tokens > MAX_RUN_TOKENS:
                 raise ValueError(
-                    f"up to phase {index} the run reads {run_tokens:,} tokens; at most {MAX_RUN_TOKENS:,} are "
-                    "possible: lower steps or batch_size"
+                    f"{place}: up to its end the run reads {run_tokens:,} tokens, expected at most {MAX_RUN_TOKENS:,}; "
+                    "lower steps or batch_size"
                 )
         return self
+
+    def _check_weights(self, index: int, place: str) -> None:
+        given = self.phases[index].weights
+        if given is not None and len(given) != len(self.datasets):
+            raise ValueError(
+                f"{place}: {len(given)} weights for {len(self.datasets)} datasets; give one weight for each dataset, 0 "
+                "for none"
+            )
+        weights = self.phase_weights(index)
+        if sum(weights) == 0:
+            raise ValueError(f"{place}: no dataset has a positive weight; raise at least one")
+        if not sum(weights) < float("inf"):
+            raise ValueError(f"{place}: the sum of the weights is not a finite number; scale them down")
+        try:
+            thousandths(weights)
+        except InvalidInputError as error:
+            raise ValueError(f"{place}: {error}") from None
 
     def phase_weights(self, index: int) -> tuple[float, ...]:
         """The weights of one phase, in dataset order."""

@@ -1,4 +1,4 @@
-"""Weights of datasets as whole thousandths: what the mixture draws by and the fingerprint holds."""
+"""Weights of datasets as whole thousandths: the mixture draws by them, and the fingerprint holds them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tst_data.errors import InvalidInputError
 __all__ = ["PATTERN_LENGTH", "thousandths"]
 
 PATTERN_LENGTH = 1000
-"""Consecutive windows of a phase that hold each dataset exactly as often as its weight says."""
+"""Windows of a phase in a row that hold each dataset exactly as often as its weight says."""
 
 
 def thousandths(weights: Sequence[float]) -> tuple[int, ...]:
@@ -29,6 +29,6 @@ def thousandths(weights: Sequence[float]) -> tuple[int, ...]:
         if weight > 0 and count == 0:
             raise InvalidInputError(
                 f"weight {weight:g} is under half a thousandth of the weights' sum {float(total):g} and would be "
-                f"rounded to nothing; raise it to at least {float(total) / PATTERN_LENGTH:g} or set it to 0"
+                f"rounded to 0; raise it to at least {float(total) / PATTERN_LENGTH:g}, or set it to 0"
             )
     return tuple(counts)
