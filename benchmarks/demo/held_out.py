@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,7 @@ def window_losses(folder: Path, windows: NDArray[np.int64], progress: Callable[[
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)  # in evaluation mode
     losses = np.empty(len(windows), dtype=np.float64)
     with torch.inference_mode():
         for begin in range(0, len(windows), BATCH_SIZE):

@@ -44,7 +44,8 @@ def train(stream: BatchStream, output: Path) -> None:
         eos_token_id=stream.description.end_of_text_id,
         bos_token_id=None,
     )
-    model = SuperposedLM(AutoModelForCausalLM.from_config(config))
+    language_model = AutoModelForCausalLM.from_config(config)
+    model = SuperposedLM(language_model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
     num_steps = len(stream)
 
@@ -75,7 +76,7 @@ def train(stream: BatchStream, output: Path) -> None:
             torch.save({name: part.state_dict() for name, part in parts.items()}, temporary)
             os.replace(temporary, checkpoint)  # so that a kill never leaves half a checkpoint
 
-    model.model.save_pretrained(output / "model")  # an ordinary Hugging Face model
+    language_model.save_pretrained(output / "model")  # an ordinary Hugging Face model
 
 
 if __name__ == "__main__":
