@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from tst_data import Plan, load_run, open_dataset
 from tst_data.contract.wire import decode, encode
-from tst_data.conversion.pipeline import Conversion, convert
+from tst_data.conversion.pipeline import convert
+from tst_data.conversion.request import Conversion
 from tst_data.dataset.writer import write_dataset
 
 RUN = """\

@@ -175,7 +175,7 @@ def test_targets_reshaped_without_dropping_the_first_labels_would_leak_and_ours_
         assert all(not seen[before] & set(targets[0, k].tolist()) for before in range(k + 1))
 
 
-class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LargestTensor(TorchDispatchMode):
     """Remembers the largest number of elements that any operation made."""
 
     def __init__(self) -> None:

@@ -192,7 +192,7 @@ def test_leaking_targets_are_learned_far_below_what_honest_ones_allow() -> None:
     assert losses["leaking"] < math.log(V) - 0.5
 
 
-class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Shapes(TorchDispatchMode):
     """Collects the shape of every tensor that an operation made."""
 
     def __init__(self) -> None:

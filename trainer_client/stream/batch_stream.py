@@ -222,7 +222,7 @@ def _gpu(device: torch.device | None) -> int | None:
     """The index of the GPU that this process works on; None where there is none, or none was used yet."""
     if device is not None and device.type == "cuda":
         return torch.cuda.current_device() if device.index is None else device.index
-    return torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
 
 def _open_in_thread(source: Source, gpu: int | None) -> Reader:

@@ -56,7 +56,7 @@ class Optimization:
         """Back-propagate the loss of each micro-batch as it comes, then update -> summed loss (), gradient norm ()."""
         total: Tensor | None = None
         for loss in losses:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
