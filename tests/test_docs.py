@@ -27,7 +27,6 @@ from tst_data.materialized.layout import COLUMNS, MaterializedRun, MaterializedS
 from tst_data.plan.plan import Plan
 from tst_data.run.run_file import load_run, parse_run
 from tst_data.run.specification import DatasetReference, Phase, RunSpecification
-from tst_data.streaming_compat import repair_torchvision
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOT_PAGES = sorted(ROOT.glob("*.md"))
@@ -137,7 +136,6 @@ def test_the_snippets_of_the_own_loop_run_one_after_another(
     make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    repair_torchvision()
     make_run(tiny_dataset).rename("wiki.yaml")
     names: dict[str, object] = {}
     for snippet in blocks(ROOT / "docs" / "guides" / "own-loop.md", "python"):

@@ -36,5 +36,5 @@ def _body(program: str, command: Any) -> str:
 
 
 def _without_type(names: str) -> str:
-    """`SOURCE` of `SOURCE <list[str]>`: some versions of typer add the type to a name of ours."""
-    return re.sub(r" <list\[.*", "", names)
+    """`DATASET` of `DATASET <path>`: some versions of typer add the type to a name of ours."""
+    return re.sub(r"^([A-Z_]+) <.*", r"\1", names)
