@@ -155,7 +155,7 @@ def _kill_of_trainer(axes: Any, pictures: Pictures) -> None:
     kills = pictures.kills
     _around(axes, kills, lambda step: step >= pictures.switch, kills.trainer, "trainer")
     axes.set(title="around the kill of the trainer", xlabel="step", ylabel="next-token loss")
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower left")
 
 
 def _around(axes: Any, kills: Kills, in_phase: Callable[[int], bool], killed: int, name: str) -> None:

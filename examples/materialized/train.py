@@ -21,7 +21,7 @@ class SmallModel(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Bags (b, L, s) in, bags (b, L, s) as targets -> the loss. With s = 1 both are single tokens."""
-        hidden, _ = self.trunk(superpose(self.embedding, inputs))  # (b, L, d), whatever the bag size
+        hidden, _ = self.trunk(superpose(self.embedding, inputs))  # (b, L, d) for every bag size
         return linear_multi_hot_cross_entropy(hidden, self.head.weight, targets)
 
 

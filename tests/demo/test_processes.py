@@ -31,7 +31,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -91,7 +91,7 @@ def test_children_end_with_the_block_after_an_error_too(tmp_path: Path) -> None:
         child = children.start("server", "http.server", "--bind", "127.0.0.1", "0")
         pid = child.process.pid
         raise KeyboardInterrupt
-    assert gone(pid)
+    assert has_ended(pid)
 
 
 def test_children_end_when_the_demo_is_killed(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_children_end_when_the_demo_is_killed(tmp_path: Path) -> None:
             assert is_running(child)
         finally:
             demo.kill()
-    assert gone(child)
+    assert has_ended(child)
 
 
 def test_a_child_that_fails_is_named_with_its_last_message(tmp_path: Path) -> None:
@@ -193,4 +193,4 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
             assert demo.wait(DEADLINE_SECONDS) == 130
         finally:
             demo.kill()
-    assert all(gone(pid) for pid in started)
+    assert all(has_ended(pid) for pid in started)
