@@ -15,7 +15,7 @@ __all__ = ["checked_device", "checked_seconds", "whole_number"]
 
 
 def whole_number(name: str, value: Any, *, at_least: int | None = None) -> int:
-    """The value as an int. Raises InvalidInputError for other kinds of values (also true and false) and smaller ones."""
+    """The value as an int. Raises InvalidInputError for other values (also true and false) and smaller ones."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InvalidInputError(f"{name}: expected a whole number (given: {shown(value)})")
     if at_least is not None and value < at_least:
