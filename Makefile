@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-fast test-nodes demo clean
+.PHONY: help setup check format test test-fast test-nodes docs demo demo-long clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +41,15 @@ test-nodes: ## server, client and trainer without the extra convert, newest vers
 		-e '.[serve,train]' '$(NODES_TORCH)' hypothesis pytest pytest-timeout
 	.venv-nodes/bin/python -m pytest $(NODES_TESTS)
 
-demo: setup ## the main job on real text
+docs: setup ## build the documentation into site/; a dead link is an error
+	$(BIN)/mypy docs/hooks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+demo: setup ## the main job on real text, with kills and an audit: about 2 and a half minutes on 2 cores
 	$(BIN)/python -m benchmarks.demo
+
+demo-long: setup ## training with and without superposition, compared: about 11 minutes on 2 cores
+	$(BIN)/python -m benchmarks.demo --long
 
 clean: ## remove the environments and all output
 	rm -rf $(VENV) .venv-* demo-output demo-long-output site build dist *.egg-info

@@ -1,12 +1,12 @@
-"""Conversion beside the bare tokenizer: same documents, same number of threads, alternating in one run.
+"""Conversion compared with the bare tokenizer: same documents, same number of threads, by turns in one run.
 
     python benchmarks/convert.py [--megabytes 60] [--threads 2] [--rounds 2] [--tokenizer train:8192] [--json]
 
-The documents are Python sources of this interpreter's packages, cut to the size asked for. "bare" is one call of
-`tokenizers`' `encode_batch` on texts that are in memory already; "convert" is `tst-data convert` from reading files
-to the renamed dataset, its shards hashed and synced (the start of Python is left out on both sides). CPU seconds, here
-with the start of Python and the import of `streaming`, are what to look at on a machine that is busy. The second
-table is the memory of the conversion's whole process tree for two sizes of input, beside the bare call's.
+The documents are Python source of this interpreter's packages, up to the given size. "bare" is one call of
+`encode_batch` of the library `tokenizers`, on texts that are already in memory. "convert" is `tst-data convert`, from
+reading files to the finished dataset with its shards hashed and synced. Both times are without the start of Python. CPU
+seconds include the start of Python and the import of `streaming`; on a busy machine they say more. The second table is
+the memory of the conversion's whole process tree for two sizes of input, compared with the bare call's.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def compare(name: str, tokenizer: Path, source: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of both, alternating, and the ratio of their medians."""
+    """Seconds of both, by turns, and the ratio of their medians."""
     bare, ours, tokens = [], [], set()
     bare_cpu, ours_cpu = [], []
     for number in range(options.rounds):
@@ -94,7 +94,7 @@ def measure_memory(tokenizer: Path, source: Path, folder: Path, threads: int) ->
 
 
 def collect(target: Path, num_bytes: int) -> int:
-    """Copy Python sources of the installed packages into one folder, up to `num_bytes`."""
+    """Copy Python source of the installed packages into one folder, up to `num_bytes`."""
     target.mkdir()
     total = 0
     packages = Path(os.__file__).parent, Path(psutil.__file__).parent.parent
@@ -114,7 +114,7 @@ def collect(target: Path, num_bytes: int) -> int:
 
 
 def halve(source: Path, target: Path) -> None:
-    """Every second file by size, the largest included: half the text, with the same largest document."""
+    """Copy every second file by size, from the largest: half of the text, with the same largest document."""
     target.mkdir()
     for path in sorted(source.iterdir(), key=lambda path: -path.stat().st_size)[::2]:
         (target / path.name).write_bytes(path.read_bytes())
@@ -190,7 +190,7 @@ def _options() -> argparse.Namespace:
 
 
 def _print(report: dict[str, Any]) -> None:
-    print(f"{report['bytes'] / 1e6:.0f} MB of Python sources, {report['threads']} threads or workers")
+    print(f"{report['bytes'] / 1e6:.0f} MB of Python source, {report['threads']} threads or workers")
     print(f"{'tokenizer':<36}{'tokens':>12}{'bare s':>10}{'convert s':>11}{'ratio':>8}{'CPU ratio':>11}")
     for row in report["speed"]:
         bare, ours = statistics.median(row["bare_seconds"]), statistics.median(row["convert_seconds"])

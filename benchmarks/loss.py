@@ -2,16 +2,16 @@
 
     python benchmarks/loss.py [--positions 4096] [--vocabulary 32768] [--hidden 512] [--rounds 3] [--json]
 
-Each case runs in turn, round after round, in one process (median of the rounds), so that a machine that slows down
-slows all of them. Peak memory is what a case adds to hidden states, head and targets: each is run once more in a
-process of its own, whose high-water mark is set back before (Linux), or as the CUDA allocator counts it. Cases:
+All cases run in one process, one after another, round after round, and the median of the rounds counts. So a machine
+that slows down slows all of them. Peak memory is what a case adds to hidden states, head and targets. For it each case
+runs once more in a new process, whose peak counter is reset first (Linux), or as the CUDA allocator counts it. Cases:
 
-- `fused s=1`, `fused s=8`: linear_multi_hot_cross_entropy; what matters is the ratio of the two
+- `fused s=1`, `fused s=8`: linear_multi_hot_cross_entropy; the ratio of the two is what matters
 - `plain s=8`: head, then multi_hot_cross_entropy
-- `torch s=1`: head, then torch.nn.functional.cross_entropy, as any next-token trainer has it
-- `slots s=8`: head, then cross_entropy once for each slot, averaged
-- `expand s=8`: head, then logits expanded to (b, L, s, V) and one cross_entropy; left out where it would take more
-  than half of the free memory
+- `torch s=1`: head, then torch.nn.functional.cross_entropy, as in any next-token trainer
+- `slots s=8`: head, then one cross_entropy for each slot, averaged
+- `expand s=8`: head, then logits expanded to (b, L, s, V) and one cross_entropy; skipped where it would take more than
+  half of the free memory
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def make_case(name: str, arguments: argparse.Namespace) -> Callable[[], None]:
 
     def run() -> None:
         hidden.grad = weight.grad = None
-        loss().backward()
+        torch.autograd.backward(loss())
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -76,7 +76,7 @@ def make_case(name: str, arguments: argparse.Namespace) -> Callable[[], None]:
 
 
 def measure_times(names: list[str], arguments: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of each case, taken in turns."""
+    """Median seconds of each case; the cases take turns."""
     cases = {name: make_case(name, arguments) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(arguments.rounds + 1):
@@ -95,14 +95,15 @@ def process_bytes(field: str) -> int:
 
 
 def peak_bytes(name: str, arguments: argparse.Namespace) -> int:
-    """What one run of a case adds to memory at most. To be called in a process of its own."""
+    """The most memory that one run of a case adds. Must be called in a new process."""
     run = make_case(name, arguments)
     if arguments.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    torch.ones(64, 64, requires_grad=True).matmul(torch.ones(64, 64)).sum().backward()  # libraries set up
+    warm_up = torch.ones(64, 64, requires_grad=True).matmul(torch.ones(64, 64)).sum()
+    torch.autograd.backward(warm_up)  # loads and sets up the libraries
     Path("/proc/self/clear_refs").write_text("5")
     before = process_bytes("VmRSS")
     run()
@@ -110,17 +111,17 @@ def peak_bytes(name: str, arguments: argparse.Namespace) -> int:
 
 
 def measure_peak(name: str) -> int:
-    """`peak_bytes` in a process of its own, with the same options."""
+    """`peak_bytes` in a new process, with the same options."""
     command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", name]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def fits(name: str, arguments: argparse.Namespace) -> bool:
-    """Whether a case leaves the machine half of its free memory: expanded logits, their log-softmax and gradient."""
+    """Whether a case takes at most half of the free memory: expanded logits, their log-softmax and their gradient."""
     if name != "expand s=8" or arguments.device == "cuda":
         return True
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 3 * 4 * s * arguments.positions * arguments.vocabulary < free / 2
+    return bool(3 * 4 * s * arguments.positions * arguments.vocabulary < free / 2)
 
 
 def main() -> None:
@@ -167,7 +168,7 @@ def main() -> None:
         )
     for name in CASES:
         if name not in names:
-            print(f"{name:12}left out: it would take more than half of the free memory; try fewer --positions")
+            print(f"{name:12}skipped: it would take more than half of the free memory; try fewer --positions")
 
 
 if __name__ == "__main__":

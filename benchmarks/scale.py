@@ -2,11 +2,11 @@
 
     python benchmarks/scale.py [--shards 100000] [--tokens-per-shard 20000000] [--repeat 3] [--json]
 
-The shard table and the manifest are real and of full size (a hash for every MiB of every shard); the shard files
-are sparse, of the right length and all zeros. Opening is measured in a fresh process each time, from `load_run` to
-an open `Plan`, without the imports before it, and with the resident memory of the whole process after it. A batch
-of 512 windows is then located at the first, a middle and the last step, each in a process of its own: the first
-touch of the epoch there, then warm over neighbouring steps.
+The shard table and the manifest are real and have full size (a hash for every MiB of every shard). The shard files are
+sparse: they have the right length and hold only zeros. Opening is measured in a new process each time, from `load_run`
+to an open `Plan`, without the imports; the resident memory is that of the whole process afterwards. Then a batch of
+512 windows is located at the first, a middle and the last step, each in a new process: once as the first use of the
+epoch, then warm over neighboring steps.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def prepare(folder: Path, num_shards: int, shard_tokens: int) -> Path:
-    """The dataset and a run over nearly all of it; gives the run file."""
+    """Write the dataset and a run over nearly all of it -> the run file."""
     dataset = folder / "dataset"
     dataset.mkdir()
     random = np.random.default_rng(5)
@@ -115,20 +115,26 @@ def prepare(folder: Path, num_shards: int, shard_tokens: int) -> Path:
             file.truncate(num_bytes)
     shards = ShardTable(dataset)
     tokenizer = TokenizerDescription(name="ids", kind="ids", hash="0" * 64)
-    identity = {"end_of_text_id": VOCABULARY - 1, "vocabulary_size": VOCABULARY, "dtype": "uint32"}
     fingerprint = dataset_fingerprint(
-        tokenizer_hash=tokenizer.hash, shard_tokens=shards.tokens, shard_hashes=shards.hashes, **identity
+        tokenizer_hash=tokenizer.hash,
+        end_of_text_id=VOCABULARY - 1,
+        vocabulary_size=VOCABULARY,
+        dtype="uint32",
+        shard_tokens=shards.tokens,
+        shard_hashes=shards.hashes,
     )
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         fingerprint=fingerprint,
         tokenizer=tokenizer,
+        end_of_text_id=VOCABULARY - 1,
+        vocabulary_size=VOCABULARY,
+        dtype="uint32",
         sample_tokens=SAMPLE_TOKENS,
         num_tokens=num_shards * shard_tokens,
         num_documents=num_shards,
         num_shards=num_shards,
         files={SHARD_TABLE_NAME: hash_file(dataset / SHARD_TABLE_NAME)},
-        **identity,
     )
     write_manifest(dataset, manifest)
     return write_run(folder, num_shards * shard_tokens)
@@ -152,7 +158,7 @@ def write_run(folder: Path, num_tokens: int) -> Path:
 
 
 def measure(run: Path, place: float) -> dict[str, float]:
-    """One fresh process."""
+    """The figures of one new process."""
     command = [sys.executable, "-c", MEASURE, str(run), str(place)]
     output = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], check=True, capture_output=True)
     report: dict[str, float] = json.loads(output.stdout)
@@ -168,7 +174,7 @@ def table(report: dict[str, Any]) -> str:
         "open_seconds": "open, s",
         "resident_megabytes": "memory when open, MB",
         "imported": "  of it imports, MB",
-        "first_milliseconds": "512 windows, first touch, ms",
+        "first_milliseconds": "512 windows, first use, ms",
         "warm_milliseconds": "512 windows, warm, ms",
         "warm_worst_milliseconds": "  the slowest of 101 steps, ms",
         "located_megabytes": "memory afterwards, MB",
@@ -189,7 +195,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=100_000)
     parser.add_argument("--tokens-per-shard", type=int, default=20_000_000)
-    parser.add_argument("--repeat", type=int, default=3, help="fresh processes a place, of which the median counts")
+    parser.add_argument("--repeat", type=int, default=3, help="new processes for each place; their median counts")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

@@ -1,11 +1,11 @@
-"""Served batches beside a bare socket and beside local loaders: same windows, alternating rounds, one table.
+"""Served batches compared with a bare socket and with local loaders: same windows, by turns, one table.
 
     python benchmarks/serve.py [--batches 40] [--rounds 5] [--dtype uint16 uint32] [--json]
 
-Windows of 4,097 tokens, 8.4 MB a batch (1,024 windows of uint16, 512 of uint32), random tokens. Each contender is one
-process (with the worker processes of its own loader, where it has any) that makes torch tensors of the same windows
-in the same order; only the one whose turn it is runs. A round is timed from its first batch to its last, so that
-starting a loader is not counted, and what it fetched ahead by then is its advantage.
+Windows of 4,097 random tokens, 8.4 MB a batch (1,024 windows of uint16, 512 of uint32). Each contender is one process,
+plus the worker processes of its loader. It makes torch tensors of the same windows in the same order. Only one
+contender runs at a time. A round is timed from its first batch to its last, so the start of a loader is not counted,
+and batches that it has fetched ahead by then are its advantage.
 
 - socket: `sendall` of 8.4 MB messages from one process into a preallocated buffer of another, over loopback.
 - served: `tst-serve` with one worker, and `BatchStream` with its checksums on.
@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tst_data import Plan, load_run
 from tst_data.dataset.writer import write_dataset
@@ -50,7 +51,7 @@ def batch_size(dtype: str) -> int:
 
 def main() -> None:
     options = _options()
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}  # of all contenders
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}  # for all contenders
     report: dict[str, Any] = {"window_tokens": WINDOW, "batches": options.batches, "rounds": options.rounds}
     with tempfile.TemporaryDirectory() as scratch:
         for dtype in options.dtype:
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def prepare(folder: Path, dtype: str, batches: int) -> None:
-    """A dataset and a run over all of it, and its windows in the format of each peer."""
+    """Write a dataset and a run over all of it, and the windows in the format of each other loader."""
     size = batch_size(dtype)
     num_tokens = batches * size * (WINDOW - 1) * 11 // 10
     random = np.random.default_rng(7)
@@ -80,14 +81,14 @@ def prepare(folder: Path, dtype: str, batches: int) -> None:
         "phases": [{"bag_size": 4, "steps": batches}],
     }
     (folder / "run.json").write_text(json.dumps(run))
-    for write in (_write_litdata, _write_streaming):  # in processes of their own, for what these imports start
+    for write in (_write_litdata, _write_streaming):  # in new processes, because these imports start threads
         process = multiprocessing.get_context("spawn").Process(target=write, args=(folder, dtype))
         process.start()
         process.join()
         assert process.exitcode == 0
 
 
-def _windows(folder: Path) -> Iterator[np.ndarray]:
+def _windows(folder: Path) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
     with Plan(load_run(folder / "run.json")) as plan:
         for step in range(plan.num_steps):
             yield plan.read_batch(step).windows
@@ -224,12 +225,12 @@ CONTENDERS: dict[str, Callable[[Path, str, int], Callable[[int], float]]] = {
     "streaming": read_streaming,
 }
 TURNS = (("socket", 0), ("served", 0), ("LitData", 0), ("LitData", 2), ("streaming", 0), ("streaming", 2))
-"""Contenders and the worker processes of their loaders, in the order of a round."""
+"""Contenders with the number of worker processes of their loaders, in the order of a round."""
 
 
 def _contend(name: str, folder: Path, dtype: str, batches: int, orders: Connection) -> None:
-    """A contender's process: a round with as many workers as every order says, until it says -1."""
-    multiprocessing.set_start_method("fork", force=True)  # what a loader's workers have by default
+    """A contender's process: for each order a round with that many workers, until the order is -1."""
+    multiprocessing.set_start_method("fork", force=True)  # the default for the workers of a loader
     read_round = CONTENDERS[name](folder, dtype, batches)
     while (workers := orders.recv()) >= 0:
         orders.send(read_round(workers))
@@ -246,7 +247,7 @@ def compare(folder: Path, dtype: str, options: argparse.Namespace) -> dict[str, 
             orders[name], theirs = context.Pipe()
             process = context.Process(target=_contend, args=(name, folder, dtype, options.batches, theirs))
             process.start()
-            theirs.close()  # so that a contender that fails ends the comparison
+            theirs.close()  # so a contender that fails ends the comparison
             processes.append(process)
         for number in range(options.rounds + 1):
             for name, workers in TURNS:
@@ -283,7 +284,7 @@ def table(report: dict[str, Any], dtypes: list[str]) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=40, help="batches a round")
+    parser.add_argument("--batches", type=int, default=40, help="batches in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", nargs="+", choices=["uint16", "uint32"], default=["uint16", "uint32"])
     parser.add_argument("--json", action="store_true")

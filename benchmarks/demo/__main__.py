@@ -1,7 +1,6 @@
 """`python -m benchmarks.demo`: the stages of the demo in order.
 
-Whatever ends it (an error, Ctrl-C, a signal), every process that it started is stopped. It exits with 1 where the
-audit fails.
+An error, Ctrl-C and SIGTERM all stop every process that the demo started. The exit code is 1 where the audit fails.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from benchmarks.demo.corpus import Split
 from benchmarks.demo.display import Display
 from benchmarks.demo.folder import claimed
 from benchmarks.demo.held_out import held_out_windows, window_losses
-from benchmarks.demo.preparation import calibrate, convert_corpus, plan_runs
+from benchmarks.demo.preparation import convert_corpus, plan_runs
 from benchmarks.demo.processes import Children, DemoError
-from benchmarks.demo.settings import BASELINE, FULL, QUICK, TST, DemoSettings
-from benchmarks.demo.training import Disturbance, SideBySide, Stretch, losses_of
+from benchmarks.demo.settings import BASELINE, LONG, SHORT, TST, DemoSettings, Places
+from benchmarks.demo.training import Rerun, Training, losses_of
 from tst_data.command_line import run_app
 from tst_data.plan.plan import Plan
 from tst_data.run.run_file import load_run
@@ -37,74 +36,71 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="the same in 90 seconds, too short to show a gain")] = False,
+    long: Annotated[bool, typer.Option("--long", help="more steps, beside ordinary training, and compare")] = False,
     folder: Annotated[
         Path | None,
-        typer.Option("--output", help="folder of the report and all it is made of [default: ./demo-output]"),
+        typer.Option("--output", help="folder of the report and its files [default: ./demo-output]"),
     ] = None,
 ) -> None:
-    """Convert, serve, train with superposition beside the baseline, kill what runs, audit, and report."""
-    settings = QUICK if quick else FULL
-    folder = folder or Path("demo-quick-output" if quick else "demo-output")
+    """Convert, serve, train through both phases, kill server and trainer, resume, audit, and report."""
+    settings = LONG if long else SHORT
+    folder = folder or Path("demo-long-output" if long else "demo-output")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with claimed(folder.resolve(), needed_bytes=10 * settings.training_bytes) as output, Display() as display:
             results = run_demo(output, settings, display)
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; every process that the demo had started was ended\n")
+        sys.stderr.write("demo: stopped; every process that it had started was ended\n")
         sys.exit(INTERRUPTED)
     report.print_table(results)
     sys.stderr.write(f"report: {folder / 'report.html'}\n")
     if not results["audit"]["passed"]:
-        raise DemoError(f"the audit failed; see '{folder / 'report.html'}'")
+        raise DemoError(f"audit: failed; see '{folder / 'report.html'}'")
 
 
 def run_demo(output: Path, settings: DemoSettings, display: Display) -> dict[str, Any]:
-    """All stages -> the results, written with the page into the output folder."""
+    """All stages -> the results, which are also written into the output folder with the page."""
+    display.title(f"This demo takes {settings.minutes}")
+    paired: PairedDifference | None = None
     with Children(output / "logs") as children:
         split, corpus = convert_corpus(output, settings, children, display)
-        places, calibration = calibrate(output, settings, corpus["training"]["tokens"], children, display)
-        plan_runs(output, places, settings, display)
-        begin = len(display.history)
-        training = SideBySide(output, places, children, display)
+        plan_runs(output, settings, display)
+        first_event = len(display.history)
+        training = Training(output, settings, children, display)
         training.run()
-        events = display.history[begin:]
+        events = display.history[first_event:]
 
-        display.title("Behind the training: undisturbed stretch, evaluation, audit")
-        stretch = Stretch(output, training.disturbance, places, children)
-        reports = {name: _load(output / name / "report.json") for name in (TST, BASELINE)}
+        display.title("After the training: rerun without disturbance, audit")
+        rerun = Rerun(output, training.disturbance, Places.of(settings), children)
+        reports = {name: _load(output / name / "report.json") for name in settings.runs}
         records = {name: tail.records for name, tail in training.tails.items()}
-        paired, parameters = _evaluate(output, split, settings, display)
-        audit = _audit(output, records, reports, training.disturbance, stretch, display)
+        if settings.compares:
+            paired = _compare(output, split, settings, display)
+        audit, undisturbed = _audit(output, records, reports, training, rerun, display)
+    display.say(report.audit_sentence(audit))
     results = report.gather(
         records=records,
         reports=reports,
         seconds=training.seconds,
         paired=paired,
-        places=places,
-        parameters=parameters,
-        quick=settings.quick,
+        places=Places.of(settings),
+        parameters=report.num_parameters(output / TST / "model"),
     )
     results |= {
         "audit": audit,
         "corpus": corpus,
-        "calibration": calibration,
         "events": events,
         "machine": report.machine(),
         "date": report.today(),
+        "seconds": display.seconds,
     }
-    kills = (
-        (training.disturbance.server_killed_at[TST], "server killed"),
-        (training.disturbance.trainer_killed_at, "TST trainer killed"),
-    )
-    pictures = report.pictures_of(records, places, kills)
-    results["seconds"] = display.seconds
+    pictures = report.pictures_of(records, Places.of(settings), training.disturbance, undisturbed)
     report.write_report(output, results, pictures)
     display.title("Done")
     return results
 
 
-def _evaluate(output: Path, split: Split, settings: DemoSettings, display: Display) -> tuple[PairedDifference, int]:
+def _compare(output: Path, split: Split, settings: DemoSettings, display: Display) -> PairedDifference:
     """Both final models on the same held-out windows."""
     package_of: dict[str, str] = {}
     for package in split.held_out:
@@ -112,44 +108,43 @@ def _evaluate(output: Path, split: Split, settings: DemoSettings, display: Displ
     windows, packages = held_out_windows(
         output / "data" / "held-out", settings.final_windows, settings.sequence_length, package_of
     )
-    losses, parameters = {}, 0
+    losses = {}
     for name in (TST, BASELINE):
 
         def progress(done: int, name: str = name) -> None:
-            display.show(f"held-out {name}", min(done, len(windows)), len(windows), "windows")
+            display.show(f"held-out {name}", done, len(windows), "windows")
 
-        losses[name], parameters = window_losses(output / name / "model", windows, progress)
+        losses[name] = window_losses(output / name / "model", windows, progress)
     display.clear()
-    return paired_difference(losses[TST], losses[BASELINE], packages), parameters
+    return paired_difference(losses[TST], losses[BASELINE], packages)
 
 
 def _audit(
     output: Path,
     records: dict[str, list[dict[str, Any]]],
     reports: dict[str, dict[str, Any]],
-    disturbance: Disturbance,
-    stretch: Stretch,
+    training: Training,
+    rerun: Rerun,
     display: Display,
-) -> dict[str, Any]:
-    """Every step and window of both runs, and the losses around the kills."""
+) -> tuple[dict[str, Any], dict[int, float]]:
+    """Every step and window of all runs, and the losses around the kills -> the audit, and the rerun's losses."""
     runs = []
-    for name in (TST, BASELINE):
+    for name, report_of_run in reports.items():
         with Plan(load_run(output / f"{name}.yaml")) as plan:
 
             def progress(done: int, name: str = name, total: int = plan.num_steps) -> None:
                 display.show(f"audit {name}", done, total, "steps")
 
-            runs.append(audit_run(plan, records[name], reports[name]["digests"][0], progress))
+            runs.append(audit_run(plan, records[name], report_of_run["digests"][0], progress))
+    undisturbed = rerun.wait(display)
     display.clear()
-    undisturbed = stretch.wait(display)
-    recorded = losses_of(records[TST], 0, stretch.end_step + len(records[TST]))
+    disturbance = training.disturbance
+    recorded = losses_of(records[TST], 0, rerun.end_step + len(records[TST]))
     same = compare_losses(recorded, undisturbed)
     again = compare_losses(recorded, disturbance.taken_before)
-    passed = all(run.passed for run in runs) and same.identical and again.identical
-    display.clear()
-    return {
+    audit = {
         "runs": [run.as_dict() for run in runs],
-        "stretch": same.as_dict(),
+        "rerun": same.as_dict(),
         "taken_twice": again.as_dict(),
         "disturbance": {
             "server_killed_at": disturbance.server_killed_at,
@@ -157,8 +152,9 @@ def _audit(
             "trainer_killed_at": disturbance.trainer_killed_at,
             "resumed_at": disturbance.resumed_at,
         },
-        "passed": passed,
+        "passed": all(run.passed for run in runs) and same.identical and again.identical,
     }
+    return audit, undisturbed
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What became of every step and every window, found out from the outside.
+"""What happened to every step and every window, checked from outside.
 
-The trainer's own records are held against the plan, which this process works out anew from the run file and the
-datasets: nothing of the server, and nothing of the trainer's bookkeeping but what it wrote down, is believed.
+The trainer's records are compared with the plan, which this process computes again from the run file and the datasets.
+The server is not asked, and of the trainer only what it wrote to its log and its final report is used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tst_data.plan.plan import Plan
 
@@ -21,7 +22,7 @@ __all__ = ["Comparison", "RunAudit", "audit_run", "chained_digest", "compare_los
 
 @dataclass(frozen=True, kw_only=True)
 class RunAudit:
-    """One run. `lost` and `repeated` count steps in the records; the digest says the same of the batches' bytes."""
+    """One run. `lost` and `repeated` count steps in the records; the digests compare the bytes of the batches."""
 
     run: str
     steps: int
@@ -30,11 +31,11 @@ class RunAudit:
     lost: int
     repeated: int
     digest_given: str
-    """Chained over the checksums of all batches that the trainer was given, over its restarts."""
+    """A chain over the checksums of all batches that the trainer received, through its restarts."""
     digest_planned: str
-    """The same chain over the batches as the plan has them."""
+    """The same chain over the batches of the plan."""
     tokens_repeated: int
-    """Tokens that are an input twice, over all windows of the run."""
+    """Tokens that are an input more than once, in all windows of the run."""
 
     @property
     def passed(self) -> bool:
@@ -46,7 +47,7 @@ class RunAudit:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Losses of a stretch against those of another that should be the same."""
+    """The recorded losses of some steps, compared with losses that should be the same."""
 
     first_step: int
     num_steps: int
@@ -63,19 +64,19 @@ class Comparison:
 
 
 def step_counts(records: Sequence[Mapping[str, Any]], num_steps: int) -> tuple[int, int]:
-    """Steps of 0 .. num_steps - 1 that are not among the records, and records beyond one for each step."""
+    """How many of the steps 0 .. num_steps - 1 have no record, and how many records are one too many."""
     times = Counter(record["step"] for record in records if record["event"] == "step")
     lost = sum(1 for step in range(num_steps) if not times[step])
     return lost, sum(times.values()) - (num_steps - lost)
 
 
 def chained_digest(digest: str, step: int, checksum: str) -> str:
-    """The digest of `BatchStream` after one more step, one micro-batch each; written out a second time on purpose."""
+    """The digest of `BatchStream` after one more step of one micro-batch. Written a second time here on purpose."""
     return hashlib.blake2b(f"{digest}:{step}:0:{checksum}".encode(), digest_size=16).hexdigest()
 
 
-def repeated_tokens(first_tokens: np.ndarray, lengths: np.ndarray) -> int:
-    """How many tokens of the stretches [first, first + length) also stand in one that begins before."""
+def repeated_tokens(first_tokens: NDArray[np.integer[Any]], lengths: NDArray[np.int64]) -> int:
+    """How many tokens of the ranges [first, first + length) are also in a range that begins earlier."""
     order = np.argsort(first_tokens, kind="stable")
     begins, lengths = first_tokens[order].astype(np.int64), lengths[order]
     ends = np.maximum.accumulate(begins + lengths)
@@ -85,10 +86,10 @@ def repeated_tokens(first_tokens: np.ndarray, lengths: np.ndarray) -> int:
 def audit_run(
     plan: Plan, records: Sequence[Mapping[str, Any]], digest_given: str, progress: Callable[[int], None]
 ) -> RunAudit:
-    """Hold a run's records and its digest against the plan; the run has one dataset, read within one epoch."""
+    """Compare a run's records and digest with its plan. The run has one dataset and reads at most one epoch of it."""
     digest = "0" * 32
-    first_tokens: list[np.ndarray] = []
-    lengths: list[np.ndarray] = []
+    first_tokens: list[NDArray[np.integer[Any]]] = []
+    lengths: list[NDArray[np.int64]] = []
     for step in range(plan.num_steps):
         batch = plan.read_batch(step)
         digest = chained_digest(digest, step, batch.header.checksum)
@@ -111,7 +112,7 @@ def audit_run(
 
 
 def compare_losses(recorded: Mapping[int, float], expected: Mapping[int, float]) -> Comparison:
-    """Whether the losses of the expected steps were recorded, as the very same floats."""
+    """Whether the recorded losses of the expected steps are exactly the same floating-point numbers."""
     differences = [abs(recorded[step] - loss) for step, loss in expected.items() if step in recorded]
     return Comparison(
         first_step=min(expected, default=0),

@@ -1,9 +1,9 @@
-"""What the two trainings say about TST at this scale: pure arithmetic on their curves and on paired losses.
+"""What the two trainings of the long demo say about TST at this scale: arithmetic on curves and on paired losses.
 
-Curves are held-out next-token losses on the same windows at the same steps. The verdict does not rest on them but on
-a larger held-out set, window by window: both models read the very same windows, so most of what differs between
-windows cancels in the difference. Its standard error is clustered by package, for windows of one project are alike.
-What one seed cannot tell is said beside it. A full demo of 7,600 steps gave -0.038 ± 0.021 (two standard errors).
+The curves are held-out next-token losses on the same windows at the same steps. The verdict uses a larger held-out set,
+window by window: both models read exactly the same windows, so most of the variation between windows cancels in the
+difference. The standard error is clustered by package, because windows of one project are alike. It does not include
+how much another seed would change the result. A run of 11,600 steps gave -0.020 ± 0.015 (two standard errors).
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Curve:
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, Any]], event: str, key: str) -> Curve:
-        """The records of an event that have the loss `key`; a step's loss is placed behind the step."""
+        """The records of an event that have the loss `key`. The loss of a step is placed at the end of the step."""
         found = [record for record in records if record["event"] == event and key in record]
-        behind = 1 if event == "step" else 0
+        after = 1 if event == "step" else 0
         return cls(
-            step=np.array([record["step"] + behind for record in found], dtype=np.int64),
+            step=np.array([record["step"] + after for record in found], dtype=np.int64),
             raw_tokens=np.array([record["raw_tokens"] for record in found], dtype=np.int64),
             loss=np.array([record[key] for record in found], dtype=np.float64),
         )
@@ -55,19 +55,19 @@ class Curve:
         return len(self.step)
 
     def since(self, step: int) -> Curve:
-        """The part behind a step."""
+        """The part after a step."""
         kept = self.step > step
         return Curve(step=self.step[kept], raw_tokens=self.raw_tokens[kept], loss=self.loss[kept])
 
     def smoothed(self, points: int = SMOOTHED_POINTS) -> Curve:
-        """Centred means over `points` values, over fewer towards the ends, where the last value stays itself."""
+        """Centered means over `points` values, over fewer near the ends. The last value does not change."""
         n, half = len(self.loss), points // 2
         reach = [min(half, index, n - 1 - index) for index in range(n)]
         loss = [float(self.loss[index - r : index + r + 1].mean()) for index, r in enumerate(reach)]
         return Curve(step=self.step, raw_tokens=self.raw_tokens, loss=np.array(loss, dtype=np.float64))
 
     def step_reaching(self, loss: float) -> float | None:
-        """The first step, interpolated, at which the curve is at `loss` or below; None where it never is."""
+        """The first step, interpolated, at which the curve is at most `loss`; None where it never is."""
         below = np.flatnonzero(self.loss <= loss)
         if not below.size:
             return None
@@ -84,7 +84,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """Held-out loss of both final models on the same windows; the difference is TST less baseline."""
+    """Held-out loss of both final models on the same windows. The difference is TST minus baseline."""
 
     tst: float
     baseline: float
@@ -95,7 +95,7 @@ class PairedDifference:
 
     @property
     def verdict(self) -> str:
-        """ahead, level or behind: level within two standard errors."""
+        """ahead, level or behind. Level means within two standard errors."""
         if abs(self.difference) < STANDARD_ERRORS * self.standard_error:
             return "level"
         return "ahead" if self.difference < 0 else "behind"
@@ -107,7 +107,7 @@ class PairedDifference:
 def paired_difference(
     tst: NDArray[np.float64], baseline: NDArray[np.float64], clusters: NDArray[np.int64]
 ) -> PairedDifference:
-    """Mean of the windows' differences, with the standard error of a ratio of cluster sums (n,), (n,), (n,)."""
+    """Mean difference of the windows, with the standard error of a ratio of cluster sums; all arguments (n,)."""
     differences = tst - baseline
     mean = float(differences.mean())
     _, index = np.unique(clusters, return_inverse=True)
@@ -125,7 +125,7 @@ def paired_difference(
 
 
 def speed_up(tst: Curve, baseline: Curve, switch: int) -> dict[str, float | None]:
-    """Steps to equal loss: those of the baseline over those at which TST, recovering, gets to its final loss."""
+    """Steps to equal loss: steps of the baseline / the step at which TST, in recovery, reaches its final loss."""
     target = float(baseline.loss[-1])
     reached = tst.since(switch).smoothed().step_reaching(target)
     return {
@@ -137,7 +137,7 @@ def speed_up(tst: Curve, baseline: Curve, switch: int) -> dict[str, float | None
 
 
 def equal_data(tst: Curve, baseline: Curve) -> dict[str, float]:
-    """Both losses at the raw tokens that the baseline has read in all."""
+    """Both losses at the number of raw tokens that the whole baseline reads."""
     tokens = float(baseline.raw_tokens[-1])
     return {
         "raw_tokens": tokens,
@@ -148,7 +148,7 @@ def equal_data(tst: Curve, baseline: Curve) -> dict[str, float]:
 
 
 def lead(tst: Curve, baseline: Curve, switch: int) -> int | None:
-    """The first step behind the switch from which on TST is below the baseline at every common evaluation."""
+    """The first step after the switch from which TST is below the baseline at every common evaluation."""
     common, of_tst, of_baseline = np.intersect1d(tst.step, baseline.step, return_indices=True)
     first = None
     for step, difference in zip(common, tst.loss[of_tst] - baseline.loss[of_baseline], strict=True):
@@ -159,24 +159,23 @@ def lead(tst: Curve, baseline: Curve, switch: int) -> int | None:
     return first
 
 
-def verdict(paired: PairedDifference, *, steps: int, parameters: int, quick: bool) -> str:
-    """One sentence: ahead, level or behind, by how much, and how sure."""
+def verdict(paired: PairedDifference, *, steps: int, parameters: int) -> str:
+    """One sentence: ahead, level or behind, by how much, and how certain that is."""
     place = {
         "ahead": "TST ends ahead of the baseline",
         "level": "TST and the baseline end level",
         "behind": "TST ends behind the baseline",
     }[paired.verdict]
-    short = ", too short to show a gain," if quick else ","
     return (
-        f"At this scale ({parameters / 1e6:.2f}M parameters, {steps:,} steps{short} one seed) {place} at the same "
+        f"At this scale ({parameters / 1e6:.2f}M parameters, {steps:,} steps, one seed) {place} at the same "
         f"FLOPs: held-out next-token loss {paired.tst:.3f} against {paired.baseline:.3f}, a difference of "
         f"{paired.difference:+.3f} ± {STANDARD_ERRORS * paired.standard_error:.3f} (two standard errors over "
-        f"{paired.clusters} held-out packages; how much another seed would move it is not in this)."
+        f"{paired.clusters} held-out packages; the effect of another seed is not included)."
     )
 
 
 def step_seconds(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """How long the step in the middle took, by bag size, waiting for data included."""
+    """The median time of a step by bag size, including the wait for data."""
     lasted: dict[str, list[float]] = {}
     for record, seconds in _lasted(records):
         lasted.setdefault(str(record["bag_size"]), []).append(seconds)
@@ -184,9 +183,9 @@ def step_seconds(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def wait_share(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Share of the steps' time spent waiting for data: in all, and of the step in the middle.
+    """Share of the steps' time spent waiting for data: overall, and of the median step.
 
-    Waits of OUTAGE_SECONDS and more are the server's that the demo killed, and left out.
+    Waits of at least OUTAGE_SECONDS are left out: they happen because the demo killed the server.
     """
     shares, weights = [], []
     for record, seconds in _lasted(records):
@@ -200,7 +199,7 @@ def wait_share(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _lasted(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], float]]:
-    """The records of steps with the seconds that each took; every step is recorded."""
+    """The records of steps with the seconds that each took. Every step is recorded."""
     tokens_before = 0
     for record in records:
         if record["event"] == "step":

@@ -1,9 +1,9 @@
-"""Real text that every machine has: the Python sources of the standard library and of the installed packages.
+"""Real text that every machine has: the Python source of the standard library and of the installed packages.
 
-Split by top-level package, so that held-out text is of projects the model has never read. Which ones is decided by
-a hash of the package's name; a name that also occurs inside another package is never held out, for that is how
-vendored copies look (pip alone carries a dozen packages), and a model that had read the copy would seem to know the
-original. Packages of more than a tenth of the training text are not held out either: one style would decide.
+It is split by top-level package, so the held-out text is from projects that the model has never read. A hash of the
+package's name decides which are held out. A name that also appears inside another package is never held out: that is
+how copies of a package look (pip alone contains a dozen), and a model that has read the copy would seem to know the
+original. Packages larger than a tenth of the training text are not held out either, because one style would dominate.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tst_data.errors import InvalidInputError
 __all__ = ["Package", "Split", "find_packages", "held_out_sources", "split_packages"]
 
 GENERATED = frozenset({"oci"})
-"""Over 200 MB of generated client code: more of it teaches nothing."""
+"""Over 200 MB of generated client code, from which a model learns little."""
 
 NOT_PACKAGES = frozenset({"site-packages", "dist-packages", "__pycache__"})
 SUFFIX = ".py"
@@ -39,7 +39,7 @@ class Package:
         return sum(size for _, size in self.files)
 
     def path_of(self, file: str) -> Path:
-        """A module that is a single file is called "" below its path."""
+        """The path of one of its files. A module that is a single file has the one file ""."""
         return self.path / file if file else self.path
 
     @property
@@ -55,7 +55,7 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Packages to train on, to evaluate on, and those that neither needs."""
+    """Packages to train on, packages to evaluate on, and packages that are not needed."""
 
     training: tuple[Package, ...]
     held_out: tuple[Package, ...]
@@ -73,7 +73,7 @@ class Split:
 def find_packages(roots: Sequence[Path] | None = None) -> list[Package]:
     """All packages with Python files below the roots, by name.
 
-    Default: the interpreter's standard library and site-packages. Of two roots with the same name the first has it.
+    Default: the interpreter's standard library and site-packages. A name that is in two roots is taken from the first.
     """
     if roots is None:
         paths = sysconfig.get_paths()
@@ -109,9 +109,9 @@ def _python_files(folder: Path) -> Iterable[tuple[str, int]]:
 
 
 def split_packages(packages: Sequence[Package], *, training_bytes: int, held_out_bytes: int) -> Split:
-    """Held-out packages until there are `held_out_bytes` of them, then training packages up to `training_bytes`.
+    """Held-out packages until they have `held_out_bytes`, then training packages up to `training_bytes`.
 
-    Both in the order of a hash of the names. Raises InvalidInputError where there is not text enough.
+    Both in the order of a hash of the names. Raises InvalidInputError where there is not enough text.
     """
     ordered = sorted(packages, key=lambda package: _hash(package.name))
     inner: dict[str, int] = {}
@@ -135,14 +135,14 @@ def split_packages(packages: Sequence[Package], *, training_bytes: int, held_out
             left_out.append(package)
     if num_held_out < held_out_bytes // 2 or num_training < training_bytes // 2:
         raise InvalidInputError(
-            f"the installed packages hold {num_training:,} bytes of Python source to train on and {num_held_out:,} to "
-            f"hold out; the demo needs {training_bytes // 2:,} and {held_out_bytes // 2:,}: install the extra 'dev'"
+            f"installed packages: hold {num_training:,} bytes of Python source to train on and {num_held_out:,} to "
+            f"hold out (expected at least {training_bytes // 2:,} and {held_out_bytes // 2:,}); install the extra 'dev'"
         )
     return Split(training=tuple(training), held_out=tuple(held_out), left_out=tuple(left_out))
 
 
 def held_out_sources(packages: Iterable[Package]) -> list[str]:
-    """The files of held-out packages in the order of a hash, so that any stretch of their stream is of many."""
+    """The files of held-out packages in the order of a hash, so that every part of their stream mixes many packages."""
     files = [(package, file, size) for package in packages for file, size in package.files]
     files.sort(key=lambda item: _hash(f"{item[0].name}/{item[1]}/{item[2]}"))
     return [str(package.path_of(file)) for package, file, _ in files]

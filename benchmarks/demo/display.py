@@ -1,7 +1,7 @@
-"""Progress all the while: bars and a clock on a terminal, plain lines where there is none.
+"""Progress during the whole demo: bars and a clock on a terminal, plain lines where there is none.
 
-Every line carries the time since the demo began. What happens (a kill, a retry, the switch) is a line of its own;
-how far a stage is stands in bars, or in a line every ten seconds.
+Each line begins with the time since the demo began. An event (a kill, a retry, the switch) gets its own line. The
+progress of a stage is shown in bars, or in one line every ten seconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Display:
         self._shown: dict[str, str] = {}
         self._next_plain = 0.0
         self.history: list[tuple[float, str]] = []
-        """What happened and when, for the report."""
+        """The events and their times, for the report."""
         self._progress: Progress | None = None
         if self._console.is_terminal:
             self._progress = Progress(
@@ -55,12 +55,12 @@ class Display:
         return time.monotonic() - self._begin
 
     def title(self, line: str) -> None:
-        """A new stage begins; the bars of the one before go."""
+        """A new stage begins. The bars of the stage before it are removed."""
         self.clear()
         self._console.print(f"[bold]{clock(self.seconds):>5}  {line}[/bold]", soft_wrap=True)
 
     def say(self, line: str) -> None:
-        """Something that happened."""
+        """An event."""
         self.history.append((self.seconds, line))
         self._print(line)
 
@@ -68,7 +68,7 @@ class Display:
         self._console.print(f"{clock(self.seconds):>5}    {line}", markup=False, soft_wrap=True)
 
     def clear(self) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         if self._progress is not None:
             for task in list(self._progress.task_ids):
                 self._progress.remove_task(task)
@@ -77,7 +77,7 @@ class Display:
         self._next_plain = time.monotonic() + PLAIN_SECONDS
 
     def show(self, name: str, done: float, total: float, news: str = "", *, counted: bool = True) -> None:
-        """How far something is, `counted` with its numbers. Cheap, may be called often."""
+        """The progress of one thing; with its numbers where `counted`. Cheap, so it may be called often."""
         count = f"{done:,.0f}/{total:,.0f}" if counted else ""
         if self._progress is not None:
             now = clock(self.seconds)

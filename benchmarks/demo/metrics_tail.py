@@ -1,4 +1,4 @@
-"""Following a `metrics.jsonl` while its trainer writes it, and over the trainer's restarts."""
+"""Follows a `metrics.jsonl` while its trainer writes it, through restarts of the trainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["MetricsTail"]
 
 
 class MetricsTail:
-    """The records of a metrics file so far. A trainer that resumes replaces the file: then all is read anew."""
+    """The records of a metrics file so far. A trainer that resumes replaces the file; then all of it is read again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -19,7 +19,7 @@ class MetricsTail:
         self._place = (-1, 0)  # inode, bytes read
 
     def read(self) -> list[dict[str, Any]]:
-        """Records that came since the last call; a line that is still being written waits."""
+        """The records that came since the last call. A line that is still being written waits for the next call."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -39,7 +39,7 @@ class MetricsTail:
 
     @property
     def next_step(self) -> int:
-        """Steps done, as far as they were recorded."""
+        """The number of steps that are recorded as done."""
         return next((record["step"] + 1 for record in reversed(self.records) if record["event"] == "step"), 0)
 
     def latest(self, event: str) -> dict[str, Any] | None:

@@ -1,13 +1,15 @@
-"""The report's pictures, as SVG that needs nothing from outside.
+"""The report's pictures: SVG for the page, and one PNG of the run for the README.
 
-Bag losses and next-token losses never share axes. Held-out loss is next-token loss throughout; in the superposition
-phase it is that of a model which is learning to read bags, so it is drawn apart (dashed).
+Bag losses and next-token losses never share axes. Held-out loss is always next-token loss. In the superposition phase
+it belongs to a model that is learning to read bags, so that part is dashed. Each picture is narrow, so that the page
+can put two side by side on a wide screen and one below the other on a phone.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +18,22 @@ from numpy.typing import NDArray
 
 from benchmarks.demo.comparison import Curve
 
-__all__ = ["Pictures", "binned", "draw", "draw_held_out"]
+__all__ = ["Kills", "Pictures", "binned", "draw", "draw_summary"]
 
-TST_COLOUR, BASELINE_COLOUR, MARK_COLOUR = "#c2410c", "#1d4ed8", "#64748b"
-NUM_BINS = 240
+TST_COLOR, BASELINE_COLOR, BAG_COLOR = "#c2410c", "#1d4ed8", "#7e22ce"
+MARK_COLOR, KILL_COLOR = "#64748b", "#b91c1c"
+NUM_BINS = 200
+SIZE = (5.2, 3.6)
 ARROW: Any = {
-    "xytext": (26, 14),
+    "xytext": (22, 12),
     "textcoords": "offset points",
-    "color": TST_COLOUR,
+    "color": TST_COLOR,
     "fontsize": 9.5,
-    "arrowprops": {"arrowstyle": "->", "color": TST_COLOUR, "lw": 0.9},
+    "arrowprops": {"arrowstyle": "->", "color": TST_COLOR, "lw": 0.9},
 }
 STYLE: Any = {
     "font.size": 10.5,
-    "axes.titlesize": 11.5,
+    "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -49,36 +53,61 @@ STYLE: Any = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kills:
+    """The steps of the TST run at which server and trainer were killed, and the loss of each step around them."""
+
+    server: int
+    trainer: int
+    recorded: Mapping[int, float]
+    before: Mapping[int, float]
+    """Of the steps that were taken before the kill and then again."""
+    undisturbed: Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """What is drawn: curves of both runs, and where things happened, in steps and in raw tokens of TST."""
+    """Everything that is drawn: the curves of the runs, the switch in steps and in raw tokens of TST, the kills."""
 
     tst_held_out: Curve
-    baseline_held_out: Curve
+    baseline_held_out: Curve | None
     tst_training: Curve
-    baseline_training: Curve
+    baseline_training: Curve | None
     tst_bags: Curve
     switch: int
     switch_tokens: int
-    kills: tuple[tuple[int, str], ...]
+    kills: Kills
 
 
 def draw(pictures: Pictures) -> dict[str, str]:
     """SVG of each picture by name."""
-    return {
-        "held_out": _svg(lambda plot: _held_out(plot, pictures)),
-        "end": _svg(lambda plot: _end(plot, pictures)),
-        "training": _svg(lambda plot: _training(plot, pictures)),
-        "bags": _svg(lambda plot: _bags(plot, pictures)),
+    drawn = {
+        "held_out": _svg(lambda figure: _held_out(figure.subplots(), pictures)),
+        "training": _svg(lambda figure: _training(figure, pictures)),
+        "kill_of_server": _svg(lambda figure: _kill_of_server(figure.subplots(), pictures)),
+        "kill_of_trainer": _svg(lambda figure: _kill_of_trainer(figure.subplots(), pictures)),
     }
+    baseline = pictures.baseline_held_out
+    if baseline is not None:
+        drawn["by_tokens"] = _svg(lambda figure: _by_tokens(figure.subplots(), pictures, baseline))
+        drawn["second_half"] = _svg(lambda figure: _second_half(figure, pictures, baseline))
+    return drawn
 
 
-def draw_held_out(pictures: Pictures, form: str = "png") -> bytes:
-    """The first picture by itself, as a file."""
-    return _drawn(lambda plot: _held_out(plot, pictures), form)
+def draw_summary(pictures: Pictures, audit: str) -> bytes:
+    """One PNG: the held-out loss, the losses around the kills, and the result of the audit above them."""
+
+    def summary(figure: Any) -> None:
+        figure.suptitle(textwrap.fill(audit, 110), x=0.01, ha="left", fontsize=11.5, fontweight="bold", color="#1e293b")
+        left, middle, right = figure.subplots(1, 3, width_ratios=(4, 3, 3))
+        _held_out(left, pictures)
+        _kill_of_server(middle, pictures)
+        _kill_of_trainer(right, pictures)
+
+    return _drawn(summary, (12, 4.2), "png")
 
 
 def binned(curve: Curve, num_bins: int = NUM_BINS) -> Curve:
-    """Means over equal stretches of a curve: thousands of single steps make neither a line nor a small page."""
+    """Means over equal groups of points: thousands of single steps are too noisy to read and make a large page."""
     edges = np.unique(np.linspace(0, len(curve), min(num_bins, len(curve)) + 1).astype(int))
     if len(edges) < 2:
         return curve
@@ -91,93 +120,114 @@ def binned(curve: Curve, num_bins: int = NUM_BINS) -> Curve:
     )
 
 
-def _held_out(plot: Any, pictures: Pictures) -> Any:
-    figure, (by_step, by_tokens) = plot.subplots(1, 2, figsize=(11, 4.3), sharey=True, layout="constrained")
+def _held_out(axes: Any, pictures: Pictures) -> None:
     tst, baseline, switch = pictures.tst_held_out, pictures.baseline_held_out, pictures.switch
-    end_of_bags = int(np.searchsorted(tst.step, switch, side="right"))
-    reading_bags, reading_tokens = slice(0, end_of_bags), slice(max(0, end_of_bags - 1), None)
-    for axes, x, scale, place in (
-        (by_step, "step", 1, switch),
-        (by_tokens, "raw_tokens", 1e6, pictures.switch_tokens / 1e6),
-    ):
-        values = getattr(tst, x) / scale
-        line = {"color": TST_COLOUR, "lw": 1.8}
-        axes.plot(getattr(baseline, x) / scale, baseline.loss, color=BASELINE_COLOUR, lw=1.8, label="baseline")
-        axes.plot(values[reading_bags], tst.loss[reading_bags], ls=(0, (3, 2)), label="TST, superposition", **line)
-        axes.plot(values[reading_tokens], tst.loss[reading_tokens], label="TST, recovery", **line)
-        axes.axvline(place, color=MARK_COLOUR, lw=1, ls=":")
-    low, high = min(baseline.loss.min(), tst.loss.min()), baseline.loss.max()
-    by_step.set_ylim(low - 0.06 * (high - low), high)
+    if baseline is not None:
+        axes.plot(baseline.step, baseline.loss, color=BASELINE_COLOR, lw=1.8, label="baseline")
+    _two_phases(axes, tst, tst.step, switch)
+    axes.axvline(switch, color=MARK_COLOR, lw=1, ls=":")
+    low, high = tst.loss.min() if baseline is None else min(tst.loss.min(), baseline.loss.min()), tst.loss.max()
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.05 * (high - low))
     at_switch = float(np.interp(switch, tst.step, tst.loss))
-    by_step.annotate(
-        f"switch at step {switch:,}:\nheld-out loss {at_switch:.2f}", (switch, min(at_switch, high)), **ARROW
+    axes.annotate(f"switch at step {switch:,}:\nheld-out loss {at_switch:.2f}", (switch, at_switch), **ARROW)
+    marks = [pictures.kills.server, pictures.kills.trainer]
+    height = low - 0.05 * (high - low)
+    axes.plot(marks, [height] * 2, ls="", marker="x", color=KILL_COLOR, ms=6, mew=1.6, label="kill -9")
+    axes.set(title="held-out loss through the switch", xlabel="step", ylabel="next-token loss")
+    axes.legend()
+
+
+def _two_phases(axes: Any, tst: Curve, values: NDArray[Any], switch: int) -> None:
+    """The curve of TST, dashed up to the switch; the two parts meet there."""
+    end_of_bags = int(np.searchsorted(tst.step, switch, side="right"))
+    bags, tokens = slice(0, end_of_bags), slice(max(0, end_of_bags - 1), None)
+    axes.plot(values[bags], tst.loss[bags], ls=(0, (3, 2)), color=TST_COLOR, lw=1.8, label="TST, superposition")
+    axes.plot(values[tokens], tst.loss[tokens], color=TST_COLOR, lw=1.8, label="TST, recovery")
+
+
+def _kill_of_server(axes: Any, pictures: Pictures) -> None:
+    kills = pictures.kills
+    _around(axes, kills, lambda step: step < pictures.switch, kills.server, "server")
+    axes.set(title="around the kill of the server", xlabel="step", ylabel="bag loss")
+
+
+def _kill_of_trainer(axes: Any, pictures: Pictures) -> None:
+    kills = pictures.kills
+    _around(axes, kills, lambda step: step >= pictures.switch, kills.trainer, "trainer")
+    axes.set(title="around the kill of the trainer", xlabel="step", ylabel="next-token loss")
+    axes.legend(loc="lower left")
+
+
+def _around(axes: Any, kills: Kills, in_phase: Callable[[int], bool], killed: int, name: str) -> None:
+    """Every step of one phase around the kills, as each trainer recorded it; a phase has its own kind of loss."""
+    styles: list[tuple[Mapping[int, float], dict[str, Any]]] = [
+        (kills.undisturbed, {"color": MARK_COLOR, "lw": 1.2, "label": "undisturbed"}),
+        (kills.before, {"color": KILL_COLOR, "ls": "", "marker": "x", "ms": 4, "label": "before the kill"}),
+        (kills.recorded, {"color": TST_COLOR, "ls": "", "marker": "o", "ms": 7, "mfc": "none", "label": "recorded"}),
+    ]
+    for losses, style in styles:
+        steps = [step for step in sorted(losses) if in_phase(step)]
+        axes.plot(steps, [losses[step] for step in steps], **style)
+    axes.margins(y=0.2)
+    axes.axvline(killed - 0.5, color=KILL_COLOR, lw=1, ls="--")
+    axes.annotate(
+        f"kill -9\n{name}",
+        (killed - 0.5, 0.98),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="top",
+        fontsize=9.5,
+        color=KILL_COLOR,
     )
-    for step, _ in pictures.kills:
-        by_step.plot(step, low - 0.03 * (high - low), marker="x", color="#b91c1c", ms=6, mew=1.6)
-    killed = ", ".join(name for _, name in pictures.kills)
-    by_step.set(title="by step: the same FLOPs", ylabel="held-out next-token loss")
-    by_step.set_xlabel(f"step (red crosses: {killed})" if killed else "step")
-    by_tokens.set(title="by raw tokens: the same data", xlabel="raw tokens read, millions")
-    by_tokens.legend()
-    return figure
 
 
-def _end(plot: Any, pictures: Pictures) -> Any:
-    figure, (curves, differences) = plot.subplots(1, 2, figsize=(11, 3.5), layout="constrained")
-    tst, baseline = pictures.tst_held_out, pictures.baseline_held_out
-    half = int(baseline.step[-1]) // 2
-    for curve, colour, label in ((baseline, BASELINE_COLOUR, "baseline"), (tst, TST_COLOUR, "TST")):
+def _training(figure: Any, pictures: Pictures) -> None:
+    """Bag losses up to the switch, next-token losses from there, each with its own axes."""
+    bags, tokens = figure.subplots(1, 2, width_ratios=(2, 3))
+    part = binned(pictures.tst_bags)
+    bags.plot(part.step, part.loss, color=BAG_COLOR, lw=1.3)
+    bags.set(title="batches: bags", xlabel="step", ylabel="bag loss")
+    if pictures.baseline_training is not None:
+        part = binned(pictures.baseline_training.since(pictures.switch))
+        tokens.plot(part.step, part.loss, color=BASELINE_COLOR, lw=1.3, label="baseline")
+    part = binned(pictures.tst_training)
+    tokens.plot(part.step, part.loss, color=TST_COLOR, lw=1.3, label="TST, recovery")
+    tokens.set(title="batches: tokens", xlabel="step", ylabel="next-token loss")
+    tokens.legend()
+
+
+def _by_tokens(axes: Any, pictures: Pictures, baseline: Curve) -> None:
+    tst = pictures.tst_held_out
+    axes.plot(baseline.raw_tokens / 1e6, baseline.loss, color=BASELINE_COLOR, lw=1.8, label="baseline")
+    _two_phases(axes, tst, tst.raw_tokens / 1e6, pictures.switch)
+    axes.axvline(pictures.switch_tokens / 1e6, color=MARK_COLOR, lw=1, ls=":")
+    axes.set(title="by raw tokens: the same data", xlabel="raw tokens read, millions", ylabel="next-token loss")
+    axes.legend()
+
+
+def _second_half(figure: Any, pictures: Pictures, baseline: Curve) -> None:
+    """The second half of both curves, and below it their difference."""
+    curves, differences = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    half, tst = int(baseline.step[-1]) // 2, pictures.tst_held_out
+    for curve, color, label in ((baseline, BASELINE_COLOR, "baseline"), (tst, TST_COLOR, "TST")):
         part = curve.since(half)
-        curves.plot(part.step, part.loss, color=colour, lw=1.8, marker="o", ms=3, label=label)
-    curves.set(title="the second half, closer", xlabel="step", ylabel="held-out next-token loss")
+        curves.plot(part.step, part.loss, color=color, lw=1.8, marker="o", ms=3, label=label)
+    curves.set(title="the second half, closer", ylabel="next-token loss")
     curves.legend()
     common, of_tst, of_baseline = np.intersect1d(tst.step, baseline.step, return_indices=True)
-    behind = common > pictures.switch
-    gap = (tst.loss[of_tst] - baseline.loss[of_baseline])[behind]
-    differences.axhline(0, color=MARK_COLOUR, lw=1)
-    differences.plot(common[behind], gap, color=TST_COLOUR, lw=1.8, marker="o", ms=3)
-    if len(gap):
-        reach = max(0.02, 1.3 * float(np.abs(gap[len(gap) // 4 :]).max()))
-        differences.set_ylim(-reach, reach)
-    differences.set(title="TST less baseline (below 0: TST is ahead)", xlabel="step")
-    return figure
+    late = common > half
+    differences.axhline(0, color=MARK_COLOR, lw=1)
+    differences.plot(common[late], (tst.loss[of_tst] - baseline.loss[of_baseline])[late], color=TST_COLOR, lw=1.8)
+    differences.set(xlabel="step", ylabel="TST - baseline")
 
 
-def _training(plot: Any, pictures: Pictures) -> Any:
-    figure, axes = plot.subplots(figsize=(11, 3.5), layout="constrained")
-    for curve, colour, label in (
-        (pictures.baseline_training, BASELINE_COLOUR, "baseline"),
-        (pictures.tst_training, TST_COLOUR, "TST, recovery"),
-    ):
-        part = binned(curve)
-        axes.plot(part.step, part.loss, color=colour, lw=1.3, label=label)
-    axes.axvline(pictures.switch, color=MARK_COLOUR, lw=1, ls=":")
-    if len(pictures.tst_training):
-        first = float(pictures.tst_training.loss[0])
-        axes.annotate(
-            f"the spike: {first:.2f} at the\nfirst step of recovery",
-            (pictures.switch, min(first, float(binned(pictures.baseline_training).loss.max()))),
-            **ARROW,
-        )
-    axes.set(xlabel="step", ylabel="next-token loss of the batch")
-    axes.legend()
-    return figure
-
-
-def _bags(plot: Any, pictures: Pictures) -> Any:
-    figure, axes = plot.subplots(figsize=(11, 2.9), layout="constrained")
-    part = binned(pictures.tst_bags)
-    axes.plot(part.step, part.loss, color="#7e22ce", lw=1.3)
-    axes.set(xlabel="step of the superposition phase", ylabel="bag loss")
-    return figure
-
-
-def _svg(figure: Callable[[Any], Any]) -> str:
-    text = _drawn(figure, "svg").decode()
+def _svg(picture: Callable[[Any], None]) -> str:
+    text = _drawn(picture, SIZE, "svg").decode()
     return text[text.index("<svg") :]
 
 
-def _drawn(figure: Callable[[Any], Any], form: str) -> bytes:
+def _drawn(picture: Callable[[Any], None], size: tuple[float, float], form: str) -> bytes:
     import matplotlib
 
     matplotlib.use("agg")
@@ -185,8 +235,8 @@ def _drawn(figure: Callable[[Any], Any], form: str) -> bytes:
 
     buffer = io.BytesIO()
     with plot.rc_context(STYLE):
-        drawn = figure(plot)
-        metadata = {"Date": None} if form == "svg" else None
-        drawn.savefig(buffer, format=form, dpi=110, metadata=metadata)
-        plot.close(drawn)
+        figure = plot.figure(figsize=size, layout="constrained")
+        picture(figure)
+        figure.savefig(buffer, format=form, dpi=96, metadata={"Date": None} if form == "svg" else None)
+        plot.close(figure)
     return buffer.getvalue()

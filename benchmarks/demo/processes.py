@@ -1,7 +1,7 @@
-"""Processes of the demo: each with a log of its own, none that outlives the demo.
+"""The processes that the demo starts. Each has its own log, and none outlives the demo.
 
-A child is the leader of a session of its own, so Ctrl-C reaches the demo alone, and a child's own children end with
-it. Should the demo itself be killed, the kernel kills the children (PR_SET_PDEATHSIG), and these end theirs.
+Each child leads a new session. So Ctrl-C reaches only the demo, and the children of a child can be ended with it. If
+the demo itself is killed, the kernel kills its children (PR_SET_PDEATHSIG), and those end their own.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ PR_SET_PDEATHSIG = 1
 
 
 class DemoError(TSTError):
-    """The demo cannot go on, or what it found is not what was promised."""
+    """The demo cannot continue, or its audit failed."""
 
 
 class Child:
-    """One running command. Its standard output and error go to `log` and, the former, to `output`."""
+    """One running command. Its standard error goes to the file `log`, its standard output to the file `output`."""
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], logs: Path, threads: int) -> None:
         self.name = name
@@ -60,21 +60,21 @@ class Child:
             return file.read().decode(errors="replace").splitlines()
 
     def check(self) -> bool:
-        """True when it has ended well. Raises DemoError when it has ended otherwise."""
+        """True where it has ended with exit code 0, False while it runs. Raises DemoError for another exit code."""
         code = self.process.poll()
         if code is None:
             return False
         if code != 0:
-            raise DemoError(f"{self.name} ended with exit code {code}: {last_line(self.news())} (see '{self.log}')")
+            raise DemoError(f"{self.name}: ended with exit code {code}: {last_line(self.news())}; see '{self.log}'")
         return True
 
     def kill(self) -> None:
-        """kill -9, of this process alone: what it started must notice by itself."""
+        """kill -9 of this process only. The processes that it started must notice by themselves."""
         self.process.kill()
         self.process.wait()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Ask it to end; make it end. What is left of its process group goes too."""
+        """Ask it to end, and kill it where it does not. What is left of its process group is killed too."""
         if not self.ended:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -85,7 +85,7 @@ class Child:
 
 
 class Children:
-    """All processes of the demo: leaving the block stops every one of them, whatever the reason."""
+    """All processes of the demo. Leaving the block stops all of them, after an error too."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -110,23 +110,23 @@ class Children:
 
 
 def all_ended(children: Iterable[Child]) -> bool:
-    """Whether all have ended well; each is looked at. Raises DemoError where one has ended otherwise."""
-    ended = [child.check() for child in children]
+    """Whether all have ended with exit code 0. Raises DemoError where one has ended with another."""
+    ended = [child.check() for child in children]  # a list, so that each is looked at
     return all(ended)
 
 
 def last_line(lines: Sequence[str]) -> str:
-    """The last line that says something."""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    """The last line that is not empty."""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    """What a child does before it becomes its command: ask to be killed when the demo's process is gone."""
+    """What a child does before it runs its command: ask the kernel to kill it when the demo's process ends."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def ask() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # gone already
+        if os.getppid() != parent:  # the demo has ended already
             os._exit(1)
 
     return ask

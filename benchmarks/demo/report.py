@@ -1,8 +1,9 @@
-"""From what was recorded to `results.json`, the page and the table."""
+"""From the records to `results.json`, the page, the picture, and the table on the terminal."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
@@ -16,11 +17,22 @@ from rich.table import Table
 
 from benchmarks.demo import comparison
 from benchmarks.demo.comparison import Curve
-from benchmarks.demo.page import audit_lines, equal_data_text, figures_table, render, speed_up_text, table_lines
-from benchmarks.demo.plots import Pictures, draw, draw_held_out
+from benchmarks.demo.comparison_page import equal_data_text, speed_up_text
+from benchmarks.demo.page import audit_lines, audit_sentence, figures_table, gain_sentence, render
+from benchmarks.demo.plots import Kills, Pictures, draw, draw_summary
 from benchmarks.demo.settings import BASELINE, TST, Places
+from benchmarks.demo.training import Disturbance, losses_of
 
-__all__ = ["gather", "machine", "pictures_of", "print_table", "write_report"]
+__all__ = [
+    "audit_sentence",
+    "gather",
+    "machine",
+    "num_parameters",
+    "pictures_of",
+    "print_table",
+    "today",
+    "write_report",
+]
 
 Records = Sequence[Mapping[str, Any]]
 SPIKE_STEPS = 100
@@ -31,29 +43,24 @@ def gather(
     records: Mapping[str, Records],
     reports: Mapping[str, Mapping[str, Any]],
     seconds: Mapping[str, float],
-    paired: comparison.PairedDifference,
+    paired: comparison.PairedDifference | None,
     places: Places,
     parameters: int,
-    quick: bool,
 ) -> dict[str, Any]:
-    """What the records and the final models say; the caller adds corpus, audit, machine and events."""
+    """The figures from the records and the final models. The caller adds corpus, audit, machine and events.
+
+    `paired` is null, and so is `comparison` in the results, where the baseline was not trained.
+    """
     curves = {name: Curve.of(found, "evaluation", "held_out_loss") for name, found in records.items()}
-    tst, baseline = curves[TST], curves[BASELINE]
     return {
-        "quick": quick,
-        "verdict": comparison.verdict(paired, steps=places.steps, parameters=parameters, quick=quick),
-        "paired": paired.as_dict(),
         "steps": places.steps,
         "switch": places.switch,
         "parameters": parameters,
         "runs": {
-            name: _run(records[name], reports[name], curves[name]) | {"wall_seconds": seconds[name]}
-            for name in (TST, BASELINE)
+            name: _run(records[name], reports[name], curves[name]) | {"wall_seconds": seconds[name]} for name in records
         },
-        "speed_up": comparison.speed_up(tst, baseline, places.switch),
-        "equal_data": comparison.equal_data(tst, baseline),
-        "lead": comparison.lead(tst, baseline, places.switch),
         "spike": _spike(records, places),
+        "comparison": None if paired is None else _comparison(paired, curves, places, parameters),
         "held_out_curves": {name: curve.as_dict() for name, curve in curves.items()},
     }
 
@@ -74,37 +81,72 @@ def _run(records: Records, report: Mapping[str, Any], curve: Curve) -> dict[str,
     }
 
 
-def _spike(records: Mapping[str, Records], places: Places) -> dict[str, float]:
-    """Next-token training loss of TST where recovery begins, beside the baseline's."""
-    tst = Curve.of(records[TST], "step", "next_token_loss")
-    baseline = Curve.of(records[BASELINE], "step", "next_token_loss")
-    after = min(SPIKE_STEPS, len(tst) - 1)
-    near = np.abs(baseline.step - places.switch) <= SPIKE_STEPS // 2
+def _comparison(
+    paired: comparison.PairedDifference, curves: Mapping[str, Curve], places: Places, parameters: int
+) -> dict[str, Any]:
+    tst, baseline = curves[TST], curves[BASELINE]
     return {
-        "first": float(tst.loss[0]),
-        "baseline": float(baseline.loss[near].mean()),
-        "after": float(tst.loss[max(0, after - 4) : after + 5].mean()),
-        "after_steps": after,
+        "verdict": comparison.verdict(paired, steps=places.steps, parameters=parameters),
+        "paired": paired.as_dict(),
+        "speed_up": comparison.speed_up(tst, baseline, places.switch),
+        "equal_data": comparison.equal_data(tst, baseline),
+        "lead": comparison.lead(tst, baseline, places.switch),
     }
 
 
-def pictures_of(records: Mapping[str, Records], places: Places, kills: tuple[tuple[int, str], ...]) -> Pictures:
-    """What there is to draw."""
+def _spike(records: Mapping[str, Records], places: Places) -> dict[str, float]:
+    """Next-token training loss of TST where recovery begins; beside the baseline's where there is one."""
+    tst = Curve.of(records[TST], "step", "next_token_loss")
+    after = min(SPIKE_STEPS, len(tst) - 1)
+    spike = {
+        "first": float(tst.loss[0]),
+        "after": float(tst.loss[max(0, after - 4) : after + 5].mean()),
+        "after_steps": after,
+    }
+    if BASELINE in records:
+        baseline = Curve.of(records[BASELINE], "step", "next_token_loss")
+        near = np.abs(baseline.step - places.switch) <= SPIKE_STEPS // 2
+        spike["baseline"] = float(baseline.loss[near].mean())
+    return spike
+
+
+def pictures_of(
+    records: Mapping[str, list[dict[str, Any]]],
+    places: Places,
+    disturbance: Disturbance,
+    undisturbed: Mapping[int, float],
+) -> Pictures:
+    """Everything that is drawn."""
     held_out = {name: Curve.of(found, "evaluation", "held_out_loss") for name, found in records.items()}
+    training = {name: Curve.of(found, "step", "next_token_loss") for name, found in records.items()}
     return Pictures(
         tst_held_out=held_out[TST],
-        baseline_held_out=held_out[BASELINE],
-        tst_training=Curve.of(records[TST], "step", "next_token_loss"),
-        baseline_training=Curve.of(records[BASELINE], "step", "next_token_loss"),
+        baseline_held_out=held_out.get(BASELINE),
+        tst_training=training[TST],
+        baseline_training=training.get(BASELINE),
         tst_bags=Curve.of(records[TST], "step", "bag_loss"),
         switch=places.switch,
         switch_tokens=int(np.interp(places.switch, held_out[TST].step, held_out[TST].raw_tokens)),
-        kills=kills,
+        kills=Kills(
+            server=disturbance.server_killed_at.get(TST, 0),
+            trainer=disturbance.trainer_killed_at,
+            recorded=losses_of(records[TST], min(undisturbed, default=0), max(undisturbed, default=-1) + 1),
+            before=disturbance.taken_before,
+            undisturbed=undisturbed,
+        ),
     )
 
 
+def num_parameters(model: Path) -> int:
+    """Parameters of a model that `tst-train` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(model / "model.safetensors", "numpy") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+
+
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """The machine that the figures were taken on."""
     import torch
 
     processor = platform.processor() or platform.machine()
@@ -122,50 +164,57 @@ def machine() -> dict[str, Any]:
     }
 
 
+def today() -> str:
+    return time.strftime("%Y-%m-%d %H:%M")
+
+
 def write_report(output: Path, results: Mapping[str, Any], pictures: Pictures) -> Path:
-    """`report.html`, `held-out.png` and `results.json` in the output folder -> the page."""
+    """`report.html`, `demo-report.png` and `results.json` in the output folder -> the page."""
     (output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
-    (output / "held-out.png").write_bytes(draw_held_out(pictures))
+    (output / "demo-report.png").write_bytes(draw_summary(pictures, audit_sentence(results["audit"])))
     page = output / "report.html"
     page.write_text(render(results, draw(pictures)), encoding="utf-8")
     return page
 
 
-def today() -> str:
-    return time.strftime("%Y-%m-%d %H:%M")
-
-
 def print_table(results: Mapping[str, Any]) -> None:
-    """The figures on stdout."""
+    """The figures and the audit on stdout."""
     console = Console(highlight=False)
-    rows = figures_table(results)
+    header, rows = figures_table(results)
     if console.is_terminal:
         table = Table(header_style="bold")
         table.add_column("")
-        table.add_column("TST", justify="right", no_wrap=True)
-        table.add_column("baseline", justify="right", no_wrap=True)
+        for name in header[1:]:
+            table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
         console.print(table)
     else:
-        print("\n".join(table_lines([("", "TST", "baseline"), *rows])))
-    lines = [
-        f"speed-up at equal loss: {speed_up_text(results)}",
-        equal_data_text(results),
-        *_audit(results["audit"]),
-        results["verdict"],
-    ]
-    if results["quick"]:
-        lines.append("This was the quick demo: too short to show a gain; `make demo` takes ten minutes.")
+        print("\n".join(_columns([header, *rows])))
+    lines = [*_audit_table(results["audit"]), *audit_lines(results["audit"])]
+    compared = results["comparison"]
+    if compared is None:
+        lines += [audit_sentence(results["audit"]), gain_sentence()]
+    else:
+        lines += [f"speed-up at equal loss: {speed_up_text(compared)}", equal_data_text(compared)]
+        lines += [audit_sentence(results["audit"]), compared["verdict"]]
     for line in lines:
         console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
-def _audit(audit: Mapping[str, Any]) -> list[str]:
-    lines = [
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The rows in columns, where there is no terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{cell:>{width}}" if index else f"{cell:<{width}}" for index, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in rows)
+    ]
+
+
+def _audit_table(audit: Mapping[str, Any]) -> list[str]:
+    return [
         f"audit of {run['run']}: steps {run['steps']:,}, windows {run['windows']:,}, lost {run['lost']}, repeated "
         f"{run['repeated']}, tokens read twice {run['tokens_repeated']}, digest of batches "
         + ("equal" if run["digest_given"] == run["digest_planned"] else "DIFFERENT")
         for run in audit["runs"]
     ]
-    return [*lines, *audit_lines(audit)]

@@ -1,8 +1,9 @@
-"""Both trainings side by side over HTTP, and what the demo does to them in mid-run.
+"""Training over HTTP, and what the demo does to it on the way.
 
-The kills stand around the switch: the server dies in the superposition phase, the trainer just behind the switch, so
-that the stretch it takes a second time crosses it. The checkpoint before both is set aside; an undisturbed trainer
-goes on from it when all is done, and its losses are compared with those that were recorded.
+The kills are around the switch. The server is killed in the superposition phase, the trainer just after the switch, so
+the steps that it takes again cross the switch. The checkpoint before both kills is copied. At the end a trainer that
+nobody disturbs starts from that copy, reads the run file without a server, and takes the same steps again: its losses
+must be those that were recorded.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo.display import Display
+from benchmarks.demo.display import Display, clock
 from benchmarks.demo.metrics_tail import MetricsTail
 from benchmarks.demo.processes import Child, Children, all_ended
 from benchmarks.demo.serving import start_server
-from benchmarks.demo.settings import BASELINE, TST, Places
+from benchmarks.demo.settings import BASELINE, TST, DemoSettings, Places
 
-__all__ = ["Disturbance", "SideBySide", "Stretch"]
+__all__ = ["Disturbance", "Rerun", "Training", "losses_of"]
 
 POLL_SECONDS = 0.05
 DOWN_SECONDS = 2.0
-"""How long the server stays away at least: many times what a trainer has fetched ahead."""
+"""The server stays away for at least this long: many times what a trainer has fetched ahead."""
 RETRY_SECONDS = 15.0
-"""How long to wait, the server being away, for a trainer to say that it tries again."""
+"""How long to wait, while the server is away, until a trainer says that it tries again."""
 LABELS = {TST: "TST", BASELINE: "baseline"}
 
 
 @dataclass
 class Disturbance:
-    """What was killed, where, and how it went on."""
+    """What was killed, at which step, and how the training continued."""
 
     checkpoint: int = 0
     server_killed_at: dict[str, int] = field(default_factory=dict)
@@ -45,32 +46,34 @@ class Disturbance:
     """Losses of the steps that were recorded before the kill and then taken again."""
 
 
-class SideBySide:
-    """Two trainers and a server, watched until both trainers have ended."""
+class Training:
+    """One server and a trainer for each run, watched until all trainers have ended."""
 
-    def __init__(self, output: Path, places: Places, children: Children, display: Display) -> None:
-        self._output, self._places = output, places
+    def __init__(self, output: Path, settings: DemoSettings, children: Children, display: Display) -> None:
+        self._output, self._settings, self._places = output, settings, Places.of(settings)
         self._children, self._display = children, display
-        self.disturbance = Disturbance(checkpoint=places.checkpoint)
-        self.tails = {name: MetricsTail(output / name / "metrics.jsonl") for name in (TST, BASELINE)}
+        self.disturbance = Disturbance(checkpoint=self._places.checkpoint)
+        self.tails = {name: MetricsTail(output / name / "metrics.jsonl") for name in settings.runs}
         self._begin = time.monotonic()
+        self._first_step = 0.0
         self.seconds: dict[str, float] = {}
-        """How long each took by the clock, from the start of the server, what was lost to the kills included."""
+        """How long each run took by the clock, from the start of the server, kills and restarts included."""
 
     def run(self) -> None:
-        """Train both to the end, with the kills in between. Raises DemoError."""
-        self._display.title("Training over HTTP, both at once, one thread each")
+        """Train to the end, with the kills on the way. Raises DemoError."""
+        both = ", both runs at the same time" if self._settings.compares else ""
+        self._display.title(f"Training over HTTP{both}, one thread for each trainer")
         self._begin = time.monotonic()
-        self._server = start_server("server", self._output, self._children)
+        self._server = start_server(self._output, self._settings.runs, self._children)
         self._display.say(f"server (process {self._server.child.process.pid}) ready at {self._server.ready['url']}")
-        self._trainers = {name: self._start_trainer(name) for name in (TST, BASELINE)}
+        self._trainers = {name: self._start_trainer(name) for name in self._settings.runs}
         script = self._disturb()
         while not all_ended(self._trainers.values()):
             self._watch()
             next(script, None)
             time.sleep(POLL_SECONDS)
         self._watch()
-        for _ in script:  # a run too short to be watched in time: what is left is done, and the audit sees it
+        for _ in script:  # the run ended before all of the script was done: do the rest, and let the audit see it
             time.sleep(POLL_SECONDS)
         self._server.child.stop()
         self._display.clear()
@@ -96,13 +99,21 @@ class SideBySide:
                 news.append(f"{kind} loss {step.get('next_token_loss', step.get('bag_loss')):.3f}")
             if evaluation is not None:
                 news.append(f"held-out {evaluation['held_out_loss']:.3f}")
+            if step is not None:
+                news.append(f"{self._left(tail.next_step)} left")
             self._display.show(LABELS[name], tail.next_step, self._places.steps, ", ".join(news))
+
+    def _left(self, steps_done: int) -> str:
+        """How long the remaining steps will take at the mean speed so far."""
+        self._first_step = self._first_step or time.monotonic()
+        passed = time.monotonic() - self._first_step
+        return clock(passed * (self._places.steps - steps_done) / max(1, steps_done))
 
     def _tell(self, name: str, record: dict[str, Any]) -> None:
         if record["event"] == "switch":
             self._display.say(
                 f"{LABELS[name]}: step {record['step']:,}: superposition ends, bag size {record['bag_size_before']} -> "
-                f"{record['bag_size']}; weights, optimizer and schedule go on"
+                f"{record['bag_size']}; weights, optimizer and schedule are kept"
             )
 
     def _disturb(self) -> Iterator[None]:
@@ -125,24 +136,22 @@ class SideBySide:
         self._server.child.kill()
         killed = time.monotonic()
         seen.server_killed_at = {name: tail.next_step for name, tail in self.tails.items()}
-        self._display.say(
-            f"kill -9 of the server (process {pid}), TST at step {seen.server_killed_at[TST]:,}, baseline at "
-            f"{seen.server_killed_at[BASELINE]:,}"
-        )
+        places = ", ".join(f"{LABELS[name]} at step {step:,}" for name, step in seen.server_killed_at.items())
+        self._display.say(f"kill -9 of the server (process {pid}), {places}")
         while time.monotonic() < killed + DOWN_SECONDS or not seen.retry:
             for trainer in self._trainers.values():
-                tries = [line for line in trainer.news() if "trying again" in line]
+                tries = [line for line in trainer.news() if "again" in line]
                 if tries and not seen.retry:
                     seen.retry = tries[-1]
                     self._display.say(f"{trainer.name} says: {seen.retry}")
             if time.monotonic() > killed + RETRY_SECONDS:
                 break
             yield
-        self._server = start_server("server", self._output, self._children, port)
+        self._server = start_server(self._output, self._settings.runs, self._children, port)
         seen.server_down_seconds = time.monotonic() - killed
         self._display.say(
             f"server started again on port {port} (process {self._server.child.process.pid}) after "
-            f"{seen.server_down_seconds:.1f} s; the trainers go on by themselves"
+            f"{seen.server_down_seconds:.1f} s; training continues, no trainer was restarted"
         )
 
     def _kill_trainer(self) -> Iterator[None]:
@@ -155,49 +164,49 @@ class SideBySide:
             f"kill -9 of the TST trainer (process {trainer.process.pid}) at step {seen.trainer_killed_at:,}, "
             f"{seen.trainer_killed_at - self._places.switch:,} steps after the switch"
         )
-        self._trainers[TST] = again = self._start_trainer(TST)
-        while (tail.latest("resume") or {}).get("step") is None and not again.ended:
+        self._trainers[TST] = restarted = self._start_trainer(TST)
+        while (tail.latest("resume") or {}).get("step") is None and not restarted.ended:
             yield
         seen.resumed_at = int((tail.latest("resume") or {}).get("step", 0))
         seen.taken_before = {step: loss for step, loss in seen.taken_before.items() if step >= seen.resumed_at}
         self._display.say(
-            f"TST trainer started again (process {again.process.pid}): resumes at step {seen.resumed_at:,}, takes "
-            f"{len(seen.taken_before):,} steps a second time, the switch among them"
+            f"TST trainer started again (process {restarted.process.pid}): resumes at step {seen.resumed_at:,} and "
+            f"takes {len(seen.taken_before):,} steps a second time, the switch among them"
         )
 
 
-class Stretch:
-    """The undisturbed trainer: from the checkpoint before the kills, over the run file and no server."""
+class Rerun:
+    """The undisturbed trainer: from the checkpoint before the kills, with the run file and no server."""
 
     def __init__(self, output: Path, disturbance: Disturbance, places: Places, children: Children) -> None:
         self.first_step = disturbance.checkpoint
-        behind = max(disturbance.trainer_killed_at, places.switch) + places.steps // 100
-        self.end_step = min(behind, places.steps)
-        self._folder = output / "undisturbed"
-        self._tail = MetricsTail(self._folder / "metrics.jsonl")
-        run = (output / f"{TST}.yaml", "--config", output / "training.yaml", "--output", self._folder)
+        after_kills = max(disturbance.trainer_killed_at, places.switch) + places.steps // 100
+        self.end_step = min(after_kills, places.steps)
+        folder = output / "undisturbed"
+        self._tail = MetricsTail(folder / "metrics.jsonl")
+        run = (output / f"{TST}.yaml", "--config", output / "training.yaml", "--output", folder)
         self._child = children.start("trainer-undisturbed", "trainer_client.cli", *run)
+
+    @property
+    def num_steps(self) -> int:
+        return self.end_step - self.first_step
 
     @property
     def num_done(self) -> int:
         self._tail.read()
         return max(0, min(self._tail.next_step, self.end_step) - self.first_step)
 
-    @property
-    def num_steps(self) -> int:
-        return self.end_step - self.first_step
-
     def wait(self, display: Display) -> dict[int, float]:
-        """The loss of every step of the stretch, when it has been taken. Raises DemoError."""
+        """Wait until all its steps are taken -> the loss of each. Raises DemoError."""
         while self.num_done < self.num_steps and not self._child.check():
-            display.show("stretch", self.num_done, self.num_steps, "steps, undisturbed")
+            display.show("rerun", self.num_done, self.num_steps, "steps, undisturbed")
             time.sleep(POLL_SECONDS)
         self._child.kill()
         return losses_of(self._tail.records, self.first_step, self.end_step)
 
 
 def losses_of(records: list[dict[str, Any]], first_step: int, end_step: int) -> dict[int, float]:
-    """The recorded loss of each step of a stretch, bag loss or next-token loss."""
+    """The recorded loss of each step from first_step to before end_step, bag loss or next-token loss."""
     return {
         record["step"]: float(record["next_token_loss" if "next_token_loss" in record else "bag_loss"])
         for record in records

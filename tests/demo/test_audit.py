@@ -35,17 +35,17 @@ def test_missing_and_doubled_steps_are_counted() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12)), min_size=1, max_size=12))
-def test_repeated_tokens_are_what_counting_each_token_gives(stretches: list[tuple[int, int]]) -> None:
-    stretches.sort()
+def test_repeated_tokens_are_what_counting_each_token_gives(ranges: list[tuple[int, int]]) -> None:
+    ranges.sort()
     seen: set[int] = set()
     expected = 0
-    for first, length in stretches:
+    for first, length in ranges:
         tokens = set(range(first, first + length))
         expected += len(tokens & seen) if all(token in seen or token > max(seen, default=-1) for token in tokens) else 0
         seen |= tokens
-    first_tokens = np.array([first for first, _ in stretches], dtype=np.uint64)
-    found = repeated_tokens(first_tokens, np.array([length for _, length in stretches], dtype=np.int64))
-    assert (found == 0) == (sum(length for _, length in stretches) == len(seen))
+    first_tokens = np.array([first for first, _ in ranges], dtype=np.uint64)
+    found = repeated_tokens(first_tokens, np.array([length for _, length in ranges], dtype=np.int64))
+    assert (found == 0) == (sum(length for _, length in ranges) == len(seen))
     assert found >= expected
 
 

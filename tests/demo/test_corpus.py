@@ -1,16 +1,14 @@
-"""The demo's corpus and its numbers of steps. python -m pytest tests/demo/test_corpus.py"""
+"""The demo's corpus, and its run and training files. python -m pytest tests/demo/test_corpus.py"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
-import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.demo.corpus import Package, find_packages, held_out_sources, split_packages
-from benchmarks.demo.settings import BASELINE, FULL, QUICK, TST, Places, run_document, steps_within, write_files
+from benchmarks.demo.settings import BASELINE, LONG, SHORT, TST, DemoSettings, Places, run_document, write_files
 from trainer_client.trainer.config import load_train_config
 from tst_data.errors import InvalidInputError
 from tst_data.run.run_file import load_run
@@ -46,7 +44,7 @@ def test_the_split_does_not_depend_on_the_order_of_the_packages() -> None:
     assert forwards == backwards
 
 
-def test_what_another_package_carries_a_copy_of_is_not_held_out() -> None:
+def test_a_package_that_another_one_contains_a_copy_of_is_not_held_out() -> None:
     free = split_packages(packages(MANY), training_bytes=400_000, held_out_bytes=30_000)
     copied = free.held_out[0].name
     carrier = package("carrier", ("__init__.py", 500), (f"_vendor/{copied}/core.py", 500))
@@ -56,7 +54,9 @@ def test_what_another_package_carries_a_copy_of_is_not_held_out() -> None:
 
 
 def test_too_little_text_is_refused_with_both_numbers() -> None:
-    with pytest.raises(InvalidInputError, match=r"hold 0 bytes.* 1,500 to\s+hold out; the demo needs 500,000"):
+    with pytest.raises(
+        InvalidInputError, match=r"^installed packages: hold 0 .* 1,500 to hold out \(expected at least 500,000"
+    ):
         split_packages(packages({"one": 500, "two": 1000}), training_bytes=1_000_000, held_out_bytes=30_000)
 
 
@@ -79,35 +79,19 @@ def test_packages_are_found_with_their_python_files(tmp_path: Path) -> None:
     assert found[0].inner_names == {"inner", "core"}
 
 
-def test_this_environment_has_text_enough_for_the_quick_demo() -> None:
-    split = split_packages(find_packages(), training_bytes=QUICK.training_bytes, held_out_bytes=QUICK.held_out_bytes)
+def test_this_environment_has_enough_text_for_the_demo() -> None:
+    split = split_packages(find_packages(), training_bytes=SHORT.training_bytes, held_out_bytes=SHORT.held_out_bytes)
     assert len(split.held_out) > 3
 
 
-@given(
-    seconds=st.floats(0, 2000),
-    superposed_step=st.floats(1e-4, 10),
-    plain_step=st.floats(1e-4, 10),
-    num_tokens=st.integers(2_000_000, 10**9),
-)
-def test_steps_fit_the_text_and_the_time(
-    seconds: float, superposed_step: float, plain_step: float, num_tokens: int
-) -> None:
-    steps = steps_within(
-        seconds, superposed_step=superposed_step, plain_step=plain_step, num_tokens=num_tokens, settings=FULL
-    )
-    assert steps % 200 == 0
-    assert 0 < steps <= FULL.max_steps
-    assert steps * FULL.tokens_per_step <= num_tokens
-    if steps > FULL.min_steps:
-        assert steps * plain_step <= seconds
-        assert steps * (0.3 * superposed_step + 0.7 * plain_step) <= seconds
+def of_steps(settings: DemoSettings, steps: int) -> DemoSettings:
+    return dataclasses.replace(settings, steps=steps)
 
 
-@pytest.mark.parametrize("steps", [200, 400, 11_000, 14_000])
-@pytest.mark.parametrize("settings", [FULL, QUICK])
-def test_the_kills_stand_around_the_switch_and_behind_a_checkpoint(steps: int, settings: object) -> None:
-    places = Places.of(steps, settings)  # type: ignore[arg-type]
+@pytest.mark.parametrize("settings", [SHORT, LONG, of_steps(SHORT, 200), of_steps(LONG, 11_600)])
+def test_the_kills_are_around_the_switch_and_after_a_checkpoint(settings: DemoSettings) -> None:
+    places = Places.of(settings)
+    assert settings.steps % 200 == 0
     assert places.checkpoint % places.checkpoint_every == 0
     assert places.checkpoint < places.kill_server < places.switch < places.kill_trainer
     assert places.kill_trainer < places.checkpoint + places.checkpoint_every
@@ -115,21 +99,26 @@ def test_the_kills_stand_around_the_switch_and_behind_a_checkpoint(steps: int, s
 
 
 def test_both_runs_take_the_same_steps_and_latent_positions() -> None:
-    runs = {name: RunSpecification.model_validate(run_document(name, 1000, "data", FULL)) for name in (TST, BASELINE)}
+    settings = of_steps(LONG, 1000)
+    runs = {name: RunSpecification.model_validate(run_document(name, settings)) for name in (TST, BASELINE)}
     steps = {name: sum(phase.steps for phase in run.phases) for name, run in runs.items()}
     assert steps == {TST: 1000, BASELINE: 1000}
     assert [phase.bag_size for phase in runs[TST].phases] == [4, 1]
     assert runs[TST].phases[0].steps == 300
     assert [phase.bag_size for phase in runs[BASELINE].phases] == [1]
-    assert {run.seed for run in runs.values()} == {FULL.seed}
+    assert {run.seed for run in runs.values()} == {LONG.seed}
 
 
 def test_the_files_written_are_a_run_and_a_configuration(tmp_path: Path) -> None:
-    write_files(tmp_path, Places.of(1000, QUICK), QUICK, data="data")
+    write_files(tmp_path, of_steps(SHORT, 1000))
     assert load_run(tmp_path / "tst.yaml").specification.phases[1].steps == 700
+    assert not (tmp_path / "baseline.yaml").exists()
     config = load_train_config(tmp_path / "training.yaml")
     assert config.log_every == 1
     assert config.evaluation is not None
     assert config.evaluation.dataset == str(tmp_path / "data" / "held-out")
-    write_files(tmp_path, Places.of(1000, QUICK), QUICK, data="data", evaluated=False)
-    assert "evaluation" not in yaml.safe_load((tmp_path / "training.yaml").read_text())
+
+
+def test_the_long_demo_has_a_run_for_the_baseline_too(tmp_path: Path) -> None:
+    write_files(tmp_path, LONG)
+    assert load_run(tmp_path / "baseline.yaml").specification.phases[0].steps == LONG.steps
