@@ -33,7 +33,7 @@ test-fast: setup ## the tests that start no process and take no seconds
 	$(BIN)/python -m pytest -m "not slow"
 
 NODES_TORCH ?= torch
-NODES_TESTS ?= tests/contracts tests/data tests/server tests/trainer
+NODES_TESTS ?= tests/contracts tests/data tests/server tests/trainer tests/test_dependencies.py
 
 test-nodes: ## server, client and trainer without the extra convert, newest versions (NODES_TORCH=torch==... for one)
 	$(PYTHON) -m venv .venv-nodes
