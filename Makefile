@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-fast test-nodes demo demo-long clean
+.PHONY: help setup check format test test-fast test-nodes docs demo demo-long clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ test-nodes: ## server, client and trainer without the extra convert, newest vers
 	.venv-nodes/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		-e '.[serve,train]' '$(NODES_TORCH)' hypothesis pytest pytest-timeout
 	.venv-nodes/bin/python -m pytest $(NODES_TESTS)
+
+docs: setup ## build the documentation into site/; a dead link is an error
+	$(BIN)/mypy docs/hooks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 demo: setup ## the main job on real text, with kills and an audit: about 2 and a half minutes on 2 cores
 	$(BIN)/python -m benchmarks.demo

@@ -1,6 +1,15 @@
-"""The batch server: hands a run's batches out over HTTP. Knows `tst_data`, and no model or trainer.
+"""The batch server: serves the batches of runs over HTTP.
 
-The command is `tst-serve` (`service.cli`), the ASGI application `service.api.app.create_app(settings)`.
+Nothing else imports this package. It imports `tst_data`, and never `trainer_client` or torch: a server node needs a CPU
+and the shards. The command is `tst-serve` (`service.cli`); the ASGI application is `create_app(settings)` in
+`service.api.app`.
+
+    request -> processes/  one socket, worker processes  -> api/  parameters, admission, response -> registry  the runs
+               page/       the page at `/`                  metrics, logs  what was served
+
+The server keeps no state between two requests, so a worker or a server can be killed and replaced at any time. All run
+files are checked before a socket listens, so a server that says it is ready can serve every run. (One that is asked
+for damaged data later says so for that data, and serves the rest.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""`tst-serve`: serve runs over HTTP until told to stop."""
+"""`tst-serve`: serve runs over HTTP until SIGTERM or Ctrl-C.
+
+The runs are opened here once, so that a mistake in a run file is one line on stderr before any socket listens. Each
+worker process then opens them for itself.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +29,17 @@ __all__ = ["main"]
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 DEFAULTS = {name: field.default for name, field in ServerSettings.model_fields.items()}
+DESCRIPTIONS = {name: field.description for name, field in ServerSettings.model_fields.items()}
 
 
-def _option(name: str, *flags: str) -> Any:
-    return typer.Option(*flags, help=ServerSettings.model_fields[name].description, envvar=f"TST_SERVE_{name.upper()}")
+def _option(name: str) -> Any:
+    """The option of a setting, with the setting's description and its environment variable."""
+    return typer.Option(help=DESCRIPTIONS[name], envvar=f"TST_SERVE_{name.upper()}")
 
 
 @app.command()
 def serve(
-    sources: Annotated[
-        list[Path], typer.Argument(metavar="RUN_OR_FOLDER...", help="run files, or folders that hold run files")
-    ],
+    sources: Annotated[list[Path], typer.Argument(metavar="RUN_OR_FOLDER...", help=DESCRIPTIONS["sources"])],
     host: Annotated[str, _option("host")] = DEFAULTS["host"],
     port: Annotated[int, _option("port")] = DEFAULTS["port"],
     workers: Annotated[int, _option("workers")] = DEFAULTS["workers"],
@@ -45,9 +49,9 @@ def serve(
     keep_alive_seconds: Annotated[int, _option("keep_alive_seconds")] = DEFAULTS["keep_alive_seconds"],
     stalled_seconds: Annotated[int, _option("stalled_seconds")] = DEFAULTS["stalled_seconds"],
     log_level: Annotated[LogLevel, _option("log_level")] = DEFAULTS["log_level"],
-    json_output: Annotated[bool, typer.Option("--json", help="say that it is ready as one line of JSON")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the line that says it is ready as JSON.")] = False,
 ) -> None:
-    """Serve the batches of runs over HTTP. SIGTERM or Ctrl-C stops it, letting requests in flight finish.
+    """Serve the batches of runs over HTTP. SIGTERM or Ctrl-C stops the server after the requests in progress.
 
     Example: tst-serve runs/wiki-s4.yaml --port 8000 --workers 2
     """

@@ -1,7 +1,7 @@
-"""Logs: structured lines on stderr, JSON unless a terminal reads them.
+"""Logs: structured lines on stderr, as JSON unless stderr is a terminal.
 
-Requests that fail are logged at warning or error, the others at debug: at hundreds of batches a second a line for
-each costs more than it tells, and `/metrics` counts them all. uvicorn's own messages take the same form.
+Requests that fail are logged at level warning or error, the others at debug: with hundreds of batches a second, a line
+for each costs more than it tells, and `/metrics` counts them all. uvicorn's own messages get the same form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def logger() -> Any:
 
 
 def configure_logs(level: str) -> None:
-    """Set up structlog, and uvicorn's messages of level warning and above, for this process."""
+    """Set up the logs of this process: ours from `level`, uvicorn's from warning."""
     shared: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -1,10 +1,11 @@
-"""What was served, for Prometheus: counters and histograms that all worker processes share.
+"""What was served, for Prometheus: counters and histograms over all worker processes.
 
-prometheus-client keeps the values of each process in a mapped file of a folder that the supervisor makes for this
-server alone and removes with it, so counts survive a worker that is replaced and no state outlives the server. The
-folder of a server that was killed with all its workers is removed by the next one: it is known by its lock, which
-the kernel has let go.
-Labels are route templates and names of served runs, never text from a request, so their number is bounded.
+prometheus-client keeps the values of each process in a memory-mapped file. The folder of these files belongs to one
+server: its supervisor makes it and removes it. So counts survive a worker that is replaced, and nothing is left after
+the server. If a server is killed together with all its workers, the next server removes the folder. It recognizes it
+by the lock file, whose lock the kernel has released.
+
+Labels are path templates and names of served runs, never text from a request, so their number is bounded.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["CONTENT_TYPE", "FOLDER_VARIABLE", "Metrics", "metrics_folder"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Read by prometheus-client when it is first imported: set before the worker processes start."""
+"""prometheus-client reads this variable when it is first imported, so it is set before the worker processes start."""
 
 PREFIX = "tst-serve-metrics-"
 LOCK = "lock"
@@ -37,9 +38,9 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 @contextmanager
 def metrics_folder() -> Iterator[Path]:
-    """A folder for the values of one server, which is there until the block ends."""
+    """A folder for the values of one server. It is removed at the end of the block."""
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        # An OSError: in use, not ours to remove, or not locked yet by a server that is starting.
+        # OSError: the folder is not ours, or its server is just starting and has no lock file yet.
         with suppress(OSError), (left / LOCK).open("rb") as lock:
             if try_lock(lock):
                 shutil.rmtree(left)
@@ -54,29 +55,37 @@ def metrics_folder() -> Iterator[Path]:
 
 
 class Metrics:
-    """The instruments of one application."""
+    """The counters, gauges and histograms of one worker process."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         shared: dict[str, Any] = {"registry": self._registry}
-        self.requests = Counter("tst_requests", "Requests answered.", ("route", "status", "run"), **shared)
+        self.requests = Counter("tst_requests", "HTTP requests.", ("route", "status", "run"), **shared)
         self.request_seconds = Histogram(
-            "tst_request_seconds", "From the request to its last byte sent.", ("route",), buckets=SECONDS, **shared
+            "tst_request_seconds",
+            "From a request to the last byte of its response.",
+            ("route",),
+            buckets=SECONDS,
+            **shared,
         )
         self.in_flight = Gauge(
-            "tst_requests_in_flight", "Requests not yet answered.", multiprocess_mode="livesum", **shared
+            "tst_requests_in_flight", "Requests whose response is not complete.", multiprocess_mode="livesum", **shared
         )
         self.build_seconds = Histogram(
-            "tst_batch_build_seconds", "Gathering, hashing and encoding a batch.", ("run",), buckets=SECONDS, **shared
+            "tst_batch_build_seconds", "Time to gather, hash and encode a batch.", ("run",), buckets=SECONDS, **shared
         )
         self.batches = Counter("tst_batches_served", "Batches sent.", ("run",), **shared)
-        self.tokens = Counter("tst_tokens_served", "Tokens sent, windows with their lookahead.", ("run",), **shared)
+        self.tokens = Counter(
+            "tst_tokens_served", "Tokens sent, with the lookahead of each window.", ("run",), **shared
+        )
         self.bytes = Counter("tst_bytes_served", "Bytes of batches sent.", ("run",), **shared)
-        self.last_step = Gauge("tst_last_step", "Step served last.", ("run",), multiprocess_mode="mostrecent", **shared)
-        self.damaged = Counter("tst_damaged_data", "Requests that met damaged data.", ("run",), **shared)
+        self.last_step = Gauge(
+            "tst_last_step", "Step that was served last.", ("run",), multiprocess_mode="mostrecent", **shared
+        )
+        self.damaged = Counter("tst_damaged_data", "Requests that found damaged data.", ("run",), **shared)
 
     def exposition(self) -> bytes:
-        """The text that Prometheus reads, over all worker processes."""
+        """The values of all worker processes in the text format of Prometheus."""
         folder = os.environ.get(FOLDER_VARIABLE)
         if not folder:
             return generate_latest(self._registry)
@@ -86,9 +95,9 @@ class Metrics:
 
 
 class _Workers:
-    """The values of all workers, living or dead.
+    """The values of all workers, also of those that have ended.
 
-    A file may still be empty: its worker is just making it, or was killed while it did.
+    An empty file is left out: its worker is just making it, or was killed while it did.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,4 +105,5 @@ class _Workers:
 
     def collect(self) -> Iterable[Metric]:
         files = [str(path) for path in self._folder.glob("*.db") if path.stat().st_size]
-        return MultiProcessCollector.merge(files, accumulate=True)
+        metrics: Iterable[Metric] = MultiProcessCollector.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+        return metrics

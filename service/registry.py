@@ -1,7 +1,7 @@
-"""The runs a server hands out, opened once from their files and found by name in a dictionary.
+"""The runs of a server: opened once from their files, then found by name in a dictionary.
 
-Everything a request can name is looked up here and nowhere else: a run's name in a URL never becomes a path. All
-runs are opened, and so validated, before a socket listens.
+A request can name a run and nothing else, and the name is looked up here only: it never becomes a path of a file. All
+runs are opened, and so checked, before a socket listens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RUN_SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True)
 class ServedRun:
-    """One run, open."""
+    """One run of the server, with its open plan."""
 
     path: Path
     plan: Plan
@@ -43,12 +43,15 @@ class ServedRun:
         return preview_sequence(self.plan, step, sequence).model_dump()
 
     def check_readable(self) -> None:
-        """Read and verify the first window; raises DamagedDataError where its piece is damaged."""
+        """Read and verify the first window. Raises DamagedDataError where its bytes are not what was written."""
         self.plan.read_batch(0, 0, self.description.phases[0].batch_size)
 
 
 def run_files(sources: Iterable[Path]) -> list[Path]:
-    """Run files, those of folders in the order of their names; NotFoundError where there is none."""
+    """The run files among these paths and in these folders, which are listed by name.
+
+    Raises NotFoundError for a folder without a run file, InvalidInputError for a dataset.
+    """
     files: list[Path] = []
     for source in sources:
         if not source.is_dir():
@@ -56,28 +59,32 @@ def run_files(sources: Iterable[Path]) -> list[Path]:
             continue
         found = sorted(path for path in source.iterdir() if path.suffix in RUN_SUFFIXES and path.is_file())
         if (source / "manifest.json").is_file():
-            raise InvalidInputError(f"'{source}' is a dataset, not a folder of run files; give a run that uses it")
+            raise InvalidInputError(
+                f"folder '{source}': is a dataset, not a folder of run files; give a run file that uses it"
+            )
         if not found:
-            raise NotFoundError(f"no run file in '{source}'; expected *.yaml, *.yml or *.json at its top level")
+            raise NotFoundError(
+                f"folder '{source}': holds no run file; expected *.yaml, *.yml or *.json at its top level"
+            )
         files.extend(found)
     return files
 
 
 class Registry:
-    """Open runs by name."""
+    """The open runs by name."""
 
     def __init__(self, runs: Iterable[ServedRun]) -> None:
         self._runs = {run.name: run for run in runs}
 
     @classmethod
     def open(cls, sources: Iterable[Path]) -> Registry:
-        """Open every run of the sources; raises what `load_run` and `Plan` raise, naming the file."""
+        """Open every run of these files and folders. Raises what `run_files`, `load_run` and `Plan` raise."""
         runs: dict[str, ServedRun] = {}
         for path in run_files(sources):
             run = load_run(path)
             if run.name in runs:
                 raise InvalidInputError(
-                    f"two runs are called {run.name!r}: '{runs[run.name].path}' and '{path}'; rename one"
+                    f"run file '{path}': the name '{run.name}' is also the name of '{runs[run.name].path}'; rename one"
                 )
             plan = Plan(run)
             runs[run.name] = ServedRun(path=path, plan=plan, description=plan.describe())
@@ -90,12 +97,13 @@ class Registry:
         return name in self._runs
 
     def get(self, name: str) -> ServedRun:
-        """The run of that name; NotFoundError otherwise."""
+        """The run of that name. Raises NotFoundError where there is none."""
         try:
             return self._runs[name]
         except KeyError:
-            raise NotFoundError(f"no run {name[:64]!r} here; /v1/runs lists the runs") from None
+            raise NotFoundError(f"run {name[:64]!r}: is not served here; /v1/runs lists the runs") from None
 
     def close(self) -> None:
+        """Close every run."""
         for run in self:
             run.plan.close()

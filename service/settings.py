@@ -1,15 +1,15 @@
-"""Server settings: where to listen, and how much to do at once. Nothing here changes a byte that is served.
+"""Server settings: where to listen, and how much to do at the same time. None of them changes a byte that is served.
 
-Defined once; the command line and its environment variables (`TST_SERVE_*`) fill it. All limits are per worker
-process. Building a batch is mostly memory copies, so two builders keep a core busy while another batch is on its
-way to the socket, and more of them only hold more memory: a batch of 1,024 windows of 4,097 uint16 tokens is 8.4
-MB, so the default of 64 admitted requests holds half a gigabyte at worst.
+They are defined here once; the command line and the environment variables `TST_SERVE_*` fill them. All limits are per
+worker process. Building a batch is mostly copying memory, so two builders keep a core busy while another batch is on
+its way to the socket, and more builders only hold more memory. A batch of 1,024 windows of 4,097 uint16 tokens is
+8.4 MB, so the 64 requests that a worker admits by default hold half a gigabyte at most.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -21,17 +21,25 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ServerSettings(Frozen):
-    """Everything a worker process is told."""
+    """Everything that a worker process is told. The descriptions are the help texts of `tst-serve`."""
 
-    sources: tuple[Path, ...] = Field(min_length=1, description="run files, or folders that hold run files")
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
-    workers: int = Field(1, ge=1, le=256, description="worker processes that share the socket")
-    builders: int = Field(2, ge=1, le=64, description="batches that one worker builds at the same time")
-    max_requests: int = Field(
-        64, ge=1, description="batch requests that one worker holds (waiting, building, sending); more get 503"
-    )
-    grace_seconds: int = Field(10, ge=0, description="how long requests in flight may take when stopping")
-    keep_alive_seconds: int = Field(75, ge=1, description="how long an idle connection stays open")
-    stalled_seconds: int = Field(120, ge=1, description="a client that takes no byte for so long is cut off")
-    log_level: LogLevel = Field("info", description="debug logs every request")
+    sources: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Run files, or folders that hold run files."""
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 listens on all of this machine."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Worker processes that share the port."""
+    builders: Annotated[int, Field(ge=1, le=64)] = 2
+    """Batches that one worker builds at the same time."""
+    max_requests: Annotated[int, Field(ge=1)] = 64
+    """Batch requests that one worker holds (waiting, building or sending); the next ones get 503."""
+    grace_seconds: Annotated[int, Field(ge=0)] = 10
+    """Time that requests in progress get to finish when the server stops."""
+    keep_alive_seconds: Annotated[int, Field(ge=1)] = 75
+    """Time after which an idle connection is closed."""
+    stalled_seconds: Annotated[int, Field(ge=1)] = 120
+    """Time after which a client that reads nothing is disconnected."""
+    log_level: LogLevel = "info"
+    """Least serious level to log; debug logs every request."""

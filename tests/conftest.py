@@ -1,19 +1,27 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share.
+
+`make_run` writes a run file of a test; `write_run` does the same for fixtures with a wider scope. `plan` is the plan of
+the fixture `run_file`, which a module or folder defines for itself.
+"""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import yaml
 from hypothesis import settings
 
 from tests.support.mds_encoder import plain_streaming
+from tst_data import Plan, load_run
 from tst_data.dataset import mds
 from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import write_dataset
@@ -27,7 +35,7 @@ REPORTED_PACKAGES = ("numpy", "pyarrow", "torch", "transformers", "huggingface_h
 
 HAS_STREAMING = find_spec("streaming") is not None
 if not HAS_STREAMING:  # an environment of a trainer node or a server node: the tests still need datasets
-    mds.import_streaming = plain_streaming
+    mds.import_streaming = plain_streaming  # type: ignore[attr-defined]
 
 MakeRun = Callable[..., Path]
 
@@ -45,8 +53,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs the extra 'convert', which is not installed"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_are_not_ignored() -> Iterator[None]:
+    """Child processes get the default handling of SIGINT, also under `nohup make test &`, which ignores it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @pytest.fixture(scope="session")
-def tiny_documents() -> list[np.ndarray]:
+def tiny_documents() -> list[npt.NDArray[np.uint16]]:
     """The token ids of the documents in `tiny_dataset`, without the closing end-of-text token 255."""
     random = np.random.default_rng(20260511)
     lengths = random.integers(0, 400, 300)
@@ -55,7 +71,9 @@ def tiny_documents() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, tiny_documents: list[np.ndarray]) -> Iterator[Dataset]:
+def tiny_dataset(
+    tmp_path_factory: pytest.TempPathFactory, tiny_documents: list[npt.NDArray[np.uint16]]
+) -> Iterator[Dataset]:
     """About 60,000 tokens of a vocabulary of 256 in shards of 4,096, with a tail. Copy the folder to change it."""
     folder = tmp_path_factory.mktemp("tiny") / "dataset"
     with write_dataset(
@@ -71,37 +89,45 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, tiny_documents: list[
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real text and a real tokenizer that may lie beside the project; tests that need them skip without."""
+    """Real text and a real tokenizer beside the checkout. Tests that need them are skipped where there are none."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     return folder
 
 
+def write_run(datasets: Any, *, folder: Path, name: str = "test", **changes: Any) -> Path:
+    """Write a run file into a folder and return its path.
+
+    `datasets` is a folder, a dataset, or a list of them or of mappings. The run has two phases of two and three steps
+    unless `phases` is given.
+    """
+    listed = datasets if isinstance(datasets, Sequence) and not isinstance(datasets, str) else [datasets]
+    content = {
+        "name": name,
+        "datasets": [_reference(dataset) for dataset in listed],
+        "sequence_length": 16,
+        "batch_size": 4,
+        "seed": 17,
+        "phases": [{"bag_size": 4, "steps": 2}, {"bag_size": 1, "steps": 3}],
+        **changes,
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """`make_run(datasets, name="test", **changes)` writes a run file and gives its path.
+    """`make_run(datasets, **changes)` is `write_run` into the folder of the test."""
+    return partial(write_run, folder=tmp_path)
 
-    `datasets` is a folder, a dataset, or a list of them or of mappings; two phases of two and three steps unless
-    `phases` is given.
-    """
 
-    def write(datasets: Any, *, name: str = "test", folder: Path = tmp_path, **changes: Any) -> Path:
-        listed = datasets if isinstance(datasets, Sequence) and not isinstance(datasets, str) else [datasets]
-        content = {
-            "name": name,
-            "datasets": [_reference(dataset) for dataset in listed],
-            "sequence_length": 16,
-            "batch_size": 4,
-            "seed": 17,
-            "phases": [{"bag_size": 4, "steps": 2}, {"bag_size": 1, "steps": 3}],
-            **changes,
-        }
-        path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
-        return path
-
-    return write
+@pytest.fixture(scope="module")
+def plan(run_file: Path) -> Iterator[Plan]:
+    """The plan of `run_file`."""
+    with Plan(load_run(run_file)) as plan:
+        yield plan
 
 
 def _reference(dataset: Any) -> dict[str, Any]:

@@ -1,6 +1,16 @@
-"""The trainer's side: superposed batches in torch, bag embedding, loss, and the model wrapper.
+"""The trainer's side: superposed batches in torch, embeddings of bags, the loss, the model wrapper, and a trainer.
 
-Importing this loads torch; it loads no `transformers`, `streaming` or `datasets`. It also lets a later import of
+    from trainer_client import BatchStream, SuperposedLM
+
+    model = SuperposedLM(hugging_face_model)
+    for batch in BatchStream("http://host:8000/v1/runs/wiki-s4"):
+        model(batch).loss.backward()
+
+Your own training loop imports the names below and nothing else. The folders: `stream` fetches batches, `loss` and
+`model` compute, `trainer` is the reference trainer behind `tst-train`. This package knows `tst_data` and never
+`service`.
+
+Importing it loads torch, but no `transformers`, `streaming` or `datasets`. It also makes a later import of
 `transformers` work where a torchvision that does not match torch is installed (see `tst_data.streaming_compat`).
 """
 

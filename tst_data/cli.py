@@ -7,20 +7,20 @@ import sys
 import typer
 
 from tst_data.command_line import run_app
-from tst_data.commands import convert as convert_cli
-from tst_data.commands import run as run_cli
+from tst_data.commands import convert, dataset, run
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="tst-data",
-    help="Documents to token shards, once; then superposed batches of any run over them. Example: "
-    "tst-data convert articles/*.jsonl --tokenizer bytes --out data/wiki, then tst-data plan wiki.yaml",
+    help="Turn documents into token shards once, then plan, preview and materialize any run over them.\n\n"
+    "Example: tst-data convert wiki/*.jsonl --tokenizer bytes --out data/wiki",
+    context_settings={"max_content_width": 100},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-convert_cli.register(app)
-run_cli.register(app)
+for commands in (convert, dataset, run):
+    commands.register(app)
 
 
 def main() -> None:

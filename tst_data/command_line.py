@@ -1,30 +1,33 @@
-"""What the three command lines share: one clear line for every error, JSON for programs, the right exit code.
+"""What the three command lines share: one clear line for every error, JSON for programs, and the exit codes.
 
-0 all is well; 1 an error in the input or the data; 2 a wrong option; 130 interrupted.
+The exit codes: 0 for success, 1 for an error in the input or the data, 2 for a wrong option, 130 for an interruption.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from tst_data.errors import TSTError
 
-__all__ = ["output_console", "print_json", "run_app"]
+__all__ = ["JsonOption", "output_console", "print_json", "run_app"]
 
 _UsageError: Any = typer.BadParameter.__base__
-"""Typer carries a click of its own from 0.2x on and names only this child of the class."""
+"""New versions of Typer contain a copy of click, and export only this subclass of its error."""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+"""The option `--json` of a command."""
 
 _PACKAGES_OF_CONVERT = {"huggingface_hub", "streaming", "tokenizers", "zstandard"}
 """Packages of the extra `convert` that the commands import where they use them."""
 
 
 def run_app(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
-    """Run a typer app and exit. Everything a user can cause ends in one line on stderr, without a stack trace."""
+    """Run a typer app and exit. An error that a user can cause is one line on stderr, without a stack trace."""
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, standalone_mode=False)
@@ -48,7 +51,7 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
 
 
 def output_console() -> Console:
-    """Where tables for people go: stdout, as wide as the terminal, or wide enough for any table where there is none."""
+    """stdout for tables: as wide as the terminal, and without a terminal wide enough for every table."""
     return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 

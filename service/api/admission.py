@@ -1,9 +1,9 @@
-"""Bounded work: how many batch requests a worker holds, and how many of them it builds at once.
+"""Bounded work: how many batch requests a worker process holds, and how many batches it builds at the same time.
 
-A request is held from its admission until its last byte is with the kernel, so neither a queue nor slow clients can
-make memory grow. Past the bound the answer is 503 with Retry-After: a client that comes back in a second is better
-off than one in a queue of unknown length. Building runs in threads: gathering, hashing and copying release the
-interpreter's lock, and the event loop goes on sending.
+A request keeps its place from its admission until the kernel has its last byte, so neither a queue nor slow clients
+can make memory grow. When all places are taken, the response is 503 with Retry-After: it is better for a client to ask
+again in a second than to wait in a queue of unknown length. Batches are built in threads. Gathering, hashing and
+copying release the interpreter's lock, so the event loop can send other batches at the same time.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from typing import TypeVar
 
 from tst_data.errors import UnavailableError
 
-__all__ = ["Gate"]
+__all__ = ["Admission"]
 
 Result = TypeVar("Result")
 
 
-class Gate:
-    """Admission to the builders of one worker process."""
+class Admission:
+    """The places and the builder threads of one worker process."""
 
     def __init__(self, *, builders: int, max_requests: int) -> None:
         self._executor = ThreadPoolExecutor(max_workers=builders, thread_name_prefix="builder")
         self._max_requests = max_requests
-        self._held = 0
+        self._taken = 0
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Hold one place for a request; UnavailableError when all are taken. Called on the event loop only."""
-        if self._held >= self._max_requests:
+    def place(self) -> Iterator[None]:
+        """Hold one place for a request. For the event loop's thread only. Raises UnavailableError when none is free."""
+        if self._taken >= self._max_requests:
             raise UnavailableError(
-                f"all {self._max_requests} places of this worker are taken; ask again, or start more workers"
+                f"server: all {self._max_requests} places of this worker process are taken; ask again in a moment, or "
+                "start more workers"
             )
-        self._held += 1
+        self._taken += 1
         try:
             yield
         finally:
-            self._held -= 1
+            self._taken -= 1
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """Do blocking work in a builder thread, in the order of arrival."""
+    async def build(self, work: Callable[[], Result]) -> Result:
+        """Do blocking work in a builder thread. Work waits in the order in which it came."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def close(self) -> None:
-        """Forget what waits; what is being built ends by itself."""
+        """Drop the work that waits. Work that has begun runs to its end."""
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,7 +1,7 @@
 """The outermost layer: every request is counted, timed and logged, and every exception becomes a problem document.
 
-Plain ASGI, for `BaseHTTPMiddleware` copies every body through a queue. HEAD is answered as GET, the body being
-dropped by the HTTP layer, so the two can never disagree.
+It is plain ASGI, because `BaseHTTPMiddleware` copies every body through a queue. A HEAD request is handled as GET, and
+the HTTP layer drops the body, so the two can never differ.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from service.logs import logger
 from service.metrics import Metrics
 from service.registry import Registry
 
-__all__ = ["Observer"]
+__all__ = ["InstrumentationMiddleware"]
 
 
-class Observer:
+class InstrumentationMiddleware:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, registry: Registry) -> None:
@@ -51,7 +51,7 @@ class Observer:
             logger().warning("cut off by the end of the grace period", method=method, path=scope["path"])
         except Exception as error:
             logger().error("unexpected error", method=method, path=scope["path"], exc_info=True)
-            if status:
+            if status:  # a part of the response is sent already: only the end of the connection can tell the client
                 raise
             await problem_of(scope, error)(scope, receive, observed_send)
         finally:

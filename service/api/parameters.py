@@ -1,8 +1,8 @@
-"""What a request may say: step, rank, world size and sequence, read strictly.
+"""The parameters of a request: run, step, rank, world size and sequence, read strictly.
 
-A misspelt or repeated parameter is refused rather than read as its default: two trainers that both got rank 0 would
-train on the same windows and nothing would show it. Numbers are decimal digits and nothing else (pydantic alone
-would take '1.0' and ' 1 '); one too long to be a step is past the end of every run.
+A misspelled or repeated parameter is refused and never read as its default: two trainers that both got rank 0 would
+train on the same windows, and nothing would show it. A number is written in decimal digits and nothing else (pydantic
+alone would accept '1.0' and ' 1 '). A step with too many digits is past the end of every run, so it is a 404.
 """
 
 from __future__ import annotations
@@ -19,62 +19,72 @@ from tst_data.errors import InvalidInputError, NotFoundError
 
 __all__ = ["BatchParameters", "RunName", "SequenceParameters", "Step", "StrictQuery"]
 
+WHOLE_NUMBER = re.compile(r"[0-9]+|-0*[1-9][0-9]*")
+
 MAX_DIGITS = 18
-"""More than any step, rank or row has."""
+"""More digits than any step, rank or row has."""
 
 
-def _digits(value: Any) -> Any:
-    if not isinstance(value, str):
+def _number(value: Any) -> Any:
+    """The number that a string of digits means. Other strings stay strings: pydantic refuses them in its words."""
+    if not isinstance(value, str) or not WHOLE_NUMBER.fullmatch(value):
         return value
-    if not re.fullmatch(r"[0-9]+", value, re.ASCII):
-        raise ValueError("expected a whole number from 0 up, in decimal digits")
-    significant = value.lstrip("0") or "0"
-    if len(significant) > MAX_DIGITS:
+    digits = _significant(value)
+    if len(digits) > MAX_DIGITS:
         raise ValueError(f"expected at most {MAX_DIGITS} digits")
-    return int(significant)
+    return -int(digits) if value.startswith("-") else int(digits)
 
 
-def _place(name: str, value: Any) -> Any:
-    """Digits that count something of the run: too many of them are well written, but not there."""
-    if isinstance(value, str) and re.fullmatch(rf"0*[1-9][0-9]{{{MAX_DIGITS},}}", value, re.ASCII):
-        number = value.lstrip("0")
-        raise NotFoundError(f"{name} {number[:MAX_DIGITS]}... ({len(number)} digits) is past the end of every run")
-    return _digits(value)
+def _counted(parameter: str, whole: str, value: Any) -> Any:
+    """A number that counts steps or rows. With too many digits it is a number, but there is no such step or row."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]+", value):
+        digits = _significant(value)
+        if len(digits) > MAX_DIGITS:
+            raise NotFoundError(
+                f"{parameter}: {digits[:MAX_DIGITS]}... ({len(digits)} digits) is past the end of every {whole}; "
+                "give a smaller number"
+            )
+    return _number(value)
 
 
-Index = Annotated[int, Field(ge=0), BeforeValidator(_digits)]
-RunName = Annotated[str, Path(description="name of a served run")]
+def _significant(value: str) -> str:
+    """The digits without sign and leading zeros."""
+    return value.lstrip("-0") or "0"
+
+
+RunName = Annotated[str, Path(description="Name of a run of this server.")]
 Step = Annotated[
     int,
-    Field(ge=0),
-    BeforeValidator(partial(_place, "step")),
-    Path(description="optimizer step, counted from 0 through all phases"),
+    Field(strict=True, ge=0),
+    BeforeValidator(partial(_counted, "path parameter 'step'", "run")),
+    Path(description="Optimizer step. Steps count from 0 through all phases."),
 ]
 
 
 class BatchQuery(Frozen):
-    """Which share of the step: rank `rank` of `world_size` gets rows `rank * B / world_size` and following."""
+    """Which share of a step: rank `r` of `w` gets the rows `r * B / w` to `(r + 1) * B / w` of the step's `B` rows."""
 
-    rank: Index = Field(0, description="this rank, from 0")
-    world_size: Annotated[int, Field(ge=1), BeforeValidator(_digits)] = Field(
-        1, description="ranks that share the step; divides its batch size"
-    )
+    rank: Annotated[int, Field(strict=True, ge=0), BeforeValidator(_number)] = 0
+    """Data-parallel rank, from 0 to `world_size` - 1."""
+    world_size: Annotated[int, Field(strict=True, ge=1), BeforeValidator(_number)] = 1
+    """Number of ranks that share the step. It must divide the batch size of the step's phase."""
 
 
 class SequenceQuery(Frozen):
-    """Which sequence of the step, over all ranks."""
+    """Which sequence of a step, over all ranks."""
 
-    sequence: Annotated[int, Field(ge=0), BeforeValidator(partial(_place, "sequence"))] = Field(
-        0, description="row of the step, from 0"
-    )
+    sequence: Annotated[
+        int, Field(strict=True, ge=0), BeforeValidator(partial(_counted, "query parameter 'sequence'", "batch"))
+    ] = 0
+    """Row of the step, from 0, over all ranks."""
 
 
 async def refuse_repeated(request: Request) -> None:
-    """Refuse a query parameter that stands there twice. (async: FastAPI would run it in a thread otherwise.)"""
+    """Refuse a query parameter that is given more than once. (Async, because FastAPI runs others in a thread.)"""
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if names.count(name) > 1:
-            raise InvalidInputError(f"query parameter {name[:64]!r} is given {names.count(name)} times; give it once")
+            raise InvalidInputError(f"query parameter {name[:64]!r}: is given {names.count(name)} times; give it once")
 
 
 StrictQuery = Depends(refuse_repeated)

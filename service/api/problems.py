@@ -1,52 +1,62 @@
-"""Errors as RFC 9457 problem documents: one shape for every answer that is not a success.
+"""Errors as problem documents (RFC 9457): one shape for every response that is not a success.
 
-The exception tree of `tst_data.errors` carries the status; here each class gets its `type` and title. What is not
-in that tree is a defect of ours: it is logged with its stack trace and answered without any of it. Problems are
-never cached, for a run that is missing today may be served tomorrow.
+The exception tree of `tst_data.errors` carries the status; here each class gets its `type` and `title`. An exception
+outside that tree is a defect of ours: its stack trace goes to the log, and nothing of it into the response. Problems
+are never cached, because a run that is missing today may be served tomorrow.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from tst_data.configuration import problem_in_words
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError, UnavailableError
 
-__all__ = ["CONTENT_TYPE", "NotReadyError", "Problem", "problem_of", "problem_response"]
+__all__ = ["CONTENT_TYPE", "RETRY_AFTER_SECONDS", "NotReadyError", "Problem", "problem_of", "problem_response"]
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:token-superposition:problems/"
+RETRY_AFTER_SECONDS = 1
 
 
 class NotReadyError(UnavailableError):
-    """A server that is asked whether it is ready, and is not."""
+    """The server was asked whether it is ready, and it is not."""
 
 
 KINDS: dict[type[TSTError], tuple[str, str]] = {
     DamagedDataError: ("damaged-data", "Stored data is damaged"),
-    InvalidInputError: ("invalid-request", "The request cannot be answered as it is"),
-    NotFoundError: ("not-found", "There is no such thing"),
+    InvalidInputError: ("invalid-request", "The request is not valid"),
+    NotFoundError: ("not-found", "Not found"),
     NotReadyError: ("not-ready", "The server is not ready"),
     UnavailableError: ("overloaded", "The server is busy"),
 }
-RETRY_AFTER_SECONDS = 1
+"""Last part of the `type`, and `title`. A subclass comes before its base."""
+
+FAILURE = ("internal-error", "The server failed")
 
 
 class Problem(BaseModel):
     """A problem document (RFC 9457, section 3)."""
 
-    type: str = Field(description="what kind of problem: a URI that ends in its name")
-    title: str = Field(description="the kind in words, the same every time")
-    status: int = Field(ge=400, le=599, description="the HTTP status")
-    detail: str = Field(description="what was given, what was expected, what to do")
-    instance: str = Field(description="the path that was asked for")
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str
+    """Kind of problem: a URI whose last part is its name."""
+    title: str
+    """The kind in words. It is the same for every problem of this type."""
+    status: Annotated[int, Field(ge=400, le=599)]
+    """HTTP status of the response."""
+    detail: str
+    """What was given, what was expected, and what to do, in one line."""
+    instance: str
+    """Path of the request."""
 
 
 def problem_response(
@@ -57,7 +67,7 @@ def problem_response(
     detail: str,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer to a request that cannot have what it asked for."""
+    """The response with a problem document. `kind` is the last part of its `type`."""
     instance = scope.get("raw_path", b"").split(b"?")[0].decode("latin-1") or scope.get("path", "/")
     problem = Problem(type=TYPE_PREFIX + kind, title=title, status=status, detail=detail, instance=instance)
     return Response(
@@ -69,31 +79,29 @@ def problem_response(
 
 
 def problem_of(scope: Mapping[str, Any], error: Exception) -> Response:
-    """The problem document of any exception."""
+    """The response to a request that ended in this exception."""
     if isinstance(error, TSTError):
-        kind, title = next(
-            (named for base, named in KINDS.items() if isinstance(error, base)),
-            ("internal-error", "The server failed"),
-        )
+        kind, title = next((named for base, named in KINDS.items() if isinstance(error, base)), FAILURE)
         headers = {"retry-after": str(RETRY_AFTER_SECONDS)} if error.status == 503 else None
         return problem_response(scope, error.status, kind, title, str(error), headers)
     if isinstance(error, RequestValidationError):
-        kind, title = KINDS[InvalidInputError]
-        return problem_response(scope, 422, kind, title, _validation_detail(error))
+        return problem_response(scope, 422, *KINDS[InvalidInputError], _validation_detail(error))
     if isinstance(error, HTTPException) and error.status_code == 405:
-        detail = f"{scope.get('method')} is not allowed here; GET and HEAD are"
+        detail = f"method {scope.get('method')}: is not allowed; use GET or HEAD"
         return problem_response(scope, 405, "method-not-allowed", "Method not allowed", detail, {"allow": "GET, HEAD"})
     if isinstance(error, HTTPException) and error.status_code == 404:
-        detail = "there is nothing at this path; /v1/runs lists the runs, /openapi.json the paths"
-        return problem_response(scope, 404, "not-found", KINDS[NotFoundError][1], detail)
+        detail = "path: does not exist; /v1/runs lists the runs, /openapi.json the paths"
+        return problem_response(scope, 404, *KINDS[NotFoundError], detail)
     if isinstance(error, HTTPException):
         return problem_response(scope, error.status_code, "http-error", "Request refused", str(error.detail))
-    detail = "an unexpected error, logged by the server; asking again may help"
-    return problem_response(scope, 500, "internal-error", "The server failed", detail)
+    detail = "server: unexpected error, written to its log; ask again, and report it if it stays"
+    return problem_response(scope, 500, *FAILURE, detail)
 
 
 def _validation_detail(error: RequestValidationError) -> str:
-    first = error.errors()[0]
+    """One problem of the parameters in the words of a run file's: an unknown parameter before all others."""
+    problems = error.errors()
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     where, *names = first["loc"]
     name = ".".join(str(part) for part in names) or str(where)
     if first["type"] == "extra_forbidden":

@@ -1,7 +1,7 @@
-"""The page at `/`: one self-contained HTML file that asks the other endpoints for what it shows.
+"""The page at `/`: one HTML file that fetches what it shows from the other paths of this server.
 
-It loads nothing from elsewhere and its Content-Security-Policy allows only its own script and style, by hash, so
-text of a dataset can never become code even if the script forgot to treat it as text.
+It loads nothing from other hosts. Its Content-Security-Policy allows only its own script and style, by their hashes, so
+text of a dataset can never run as code, even if the script by mistake did not treat it as text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["add"]
 
 
 def add(app: FastAPI) -> None:
-    """Add the page's route."""
+    """Add the path of the page."""
     html = resources.files("service.page").joinpath("page.html").read_text(encoding="utf-8")
     headers = {
         "content-security-policy": content_security_policy(html),
@@ -32,7 +32,7 @@ def add(app: FastAPI) -> None:
 
 
 def content_security_policy(html: str) -> str:
-    """A policy that allows the inline script and style of this text, and requests to this server."""
+    """A policy that allows the script and the style in this HTML, and requests to this server."""
 
     def source(tag: str) -> str:
         blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)

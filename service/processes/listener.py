@@ -1,7 +1,6 @@
-"""The listening socket: bound once by the supervisor, shared by all worker processes.
+"""The listening socket: bound once, before any worker runs, and shared by all worker processes.
 
-It listens before any worker runs, so a client that comes while a worker starts or is replaced waits in the backlog
-instead of being refused.
+A client that connects while a worker starts or is replaced waits in the backlog of the socket and is not refused.
 """
 
 from __future__ import annotations
@@ -16,19 +15,21 @@ __all__ = ["listen", "url_of"]
 
 BACKLOG = 1024
 PATIENCE_SECONDS = 2.0
-"""How long to wait for a port: workers of a server that was just killed take a moment to end."""
+"""How long to try to bind a port that is in use: the workers of a server that was just killed take a moment to end."""
 
 
 def listen(host: str, port: int, *, stalled_seconds: int) -> socket.socket:
-    """A listening socket; InvalidInputError where the address cannot be had.
+    """A listening socket. Raises InvalidInputError when it cannot be bound to this address.
 
-    A connection whose peer takes no byte for `stalled_seconds` is dropped by the kernel (TCP_USER_TIMEOUT, which
-    accepted connections inherit), so a client that stopped reading cannot hold a batch in memory for ever.
+    When a client reads nothing for `stalled_seconds`, the kernel closes its connection (TCP_USER_TIMEOUT, which
+    accepted connections inherit). So a client that has stopped reading cannot hold a batch in memory for ever.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise InvalidInputError(f"cannot listen on host {host!r}: {error}; give an address of this machine") from None
+        raise InvalidInputError(
+            f"--host {host!r}: cannot be resolved ({error}); give an address of this machine"
+        ) from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -39,14 +40,15 @@ def listen(host: str, port: int, *, stalled_seconds: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            detail = "the port is in use; stop what listens there or choose another --port (0 picks a free one)"
+            problem = "the port is in use; stop the program that listens there, or give another --port (0: a free one)"
         else:
-            detail = error.strerror or str(error)
-        raise InvalidInputError(f"cannot listen on {host}:{port}: {detail}") from None
+            problem = f"cannot listen there ({error.strerror or error}); give an address of this machine"
+        raise InvalidInputError(f"{host}:{port}: {problem}") from None
     return listener
 
 
 def _bind(listener: socket.socket, address: object) -> None:
+    """Bind the socket, waiting a little for an address in use to become free."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -60,7 +62,7 @@ def _bind(listener: socket.socket, address: object) -> None:
 
 
 def url_of(listener: socket.socket) -> str:
-    """The address to give to clients on this machine."""
+    """The URL of the server for clients on this machine."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"

@@ -1,8 +1,8 @@
-"""Freed memory stays with the process: batches of megabytes come and go hundreds of times a second.
+"""Freed memory stays with the process: blocks of megabytes are taken and freed hundreds of times a second.
 
-glibc gives every large block back to the kernel as soon as it is freed, and the next batch pays for it in page
-faults: on a virtual machine they made building an 8 MB batch take 10 ms instead of 3. A worker's memory stays
-bounded by what it holds at its busiest, which the gate limits.
+glibc returns every large block to the kernel as soon as it is freed, and the next batch pays for it with page faults:
+on a virtual machine they made building an 8 MB batch take 10 ms instead of 3. The memory of a worker is still bounded:
+it keeps as much as it held when it was busiest, and `service.api.admission` limits that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ M_ARENA_MAX = -8
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc's malloc to reuse large blocks, whichever thread freed them; nothing happens on other C libraries."""
+    """Make glibc's malloc reuse large blocks in every thread. With another C library this does nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)

@@ -1,9 +1,9 @@
 """The supervisor: keeps the worker processes running, replaces those that die, and stops them all.
 
-Even one worker has a supervisor: reading a mapped shard that somebody truncates kills the process with SIGBUS, and
-no code in it can answer for that. A dead worker is replaced at once; one that keeps dying right after its start is
-given growing pauses. uvicorn's own supervisor looks only every half second, cannot say that all workers are ready,
-and leaves them running when it is killed itself.
+Even one worker has a supervisor: if somebody cuts off a shard file that a worker has mapped, reading it kills the
+process with SIGBUS, and no code in that process can prevent it. A dead worker is replaced at once; if workers keep
+dying right after their start, the pauses before the next start grow. uvicorn's own supervisor looks at its workers only
+every half second, cannot tell when all of them are ready, and leaves them running when it is killed itself.
 """
 
 from __future__ import annotations
@@ -29,8 +29,13 @@ from tst_data.errors import UnavailableError
 __all__ = ["Supervisor"]
 
 SETTLED_SECONDS = 5.0
+"""A worker that dies sooner than this after its start counts as a quick death."""
+
 MAX_PAUSE_SECONDS = 30.0
+"""Longest pause before another start: from the second quick death in a row on, 1 s, 2 s, 4 s, and so on."""
+
 START_SECONDS = 300.0
+"""How long all workers together may take to get ready. A worker opens every run before it serves."""
 
 
 @dataclass
@@ -38,6 +43,15 @@ class _Worker:
     process: SpawnProcess
     report: Connection
     started: float
+
+    def outcome(self) -> str:
+        """Empty when the worker serves, otherwise the reason why it does not."""
+        try:
+            reason: str = self.report.recv()
+        except EOFError:
+            self.process.join(timeout=5)
+            return f"it ended with exit code {self.process.exitcode}"
+        return reason
 
 
 class Supervisor:
@@ -54,9 +68,9 @@ class Supervisor:
         self._quick_deaths = 0
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Start the workers, call `ready` when all of them serve, and keep them until SIGTERM or SIGINT.
+        """Start the workers, call `ready` when all of them serve, and keep them running until SIGTERM or SIGINT.
 
-        Raises UnavailableError where a worker cannot start.
+        Raises UnavailableError when a worker cannot start.
         """
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -70,10 +84,12 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: object) -> None:
+        """Count the signal and wake the loop that waits."""
         self._signals += 1
         self._waker.send_bytes(b"!")
 
     def _start(self) -> _Worker:
+        """A new worker process. Only it holds the writing end of its pipe, so its end is seen as EOF."""
         report, reporter = self._context.Pipe(duplex=False)
         process = self._context.Process(
             target=serve, args=(self._settings, self._listener, reporter), name="tst-serve-worker", daemon=True
@@ -83,21 +99,22 @@ class Supervisor:
         return _Worker(process, report, time.monotonic())
 
     def _wait_until_ready(self) -> bool:
-        """True when every worker serves, False when told to stop first."""
+        """True when every worker serves, False when a signal came first."""
         waiting = list(self._workers)
         deadline = time.monotonic() + START_SECONDS
         while waiting and not self._signals:
             reported = connection.wait([worker.report for worker in waiting] + [self._wake], timeout=1.0)
             for worker in [worker for worker in waiting if worker.report in reported]:
-                reason = _outcome(worker)
+                reason = worker.outcome()
                 if reason:
-                    raise UnavailableError(f"a worker process cannot start: {reason}")
+                    raise UnavailableError(f"worker process: cannot start: {reason}")
                 waiting.remove(worker)
             if time.monotonic() > deadline:
-                raise UnavailableError(f"the worker processes are not ready after {START_SECONDS:.0f} s")
+                raise UnavailableError(f"worker processes: are not ready after {START_SECONDS:.0f} s; see the log")
         return not self._signals
 
     def _keep_running(self) -> None:
+        """Replace workers that die, until a signal comes."""
         while not self._signals:
             sentinels = [worker.process.sentinel for worker in self._workers]
             connection.wait([*sentinels, self._wake])
@@ -106,6 +123,7 @@ class Supervisor:
                     self._replace(index, worker)
 
     def _replace(self, index: int, worker: _Worker) -> None:
+        """Start another worker in place of a dead one, after a pause if workers keep dying."""
         lived = time.monotonic() - worker.started
         self._quick_deaths = self._quick_deaths + 1 if lived < SETTLED_SECONDS else 0
         pause = min(MAX_PAUSE_SECONDS, 2.0 ** (self._quick_deaths - 2)) if self._quick_deaths > 1 else 0.0
@@ -121,12 +139,13 @@ class Supervisor:
             self._workers[index] = self._start()
 
     def _retire(self, worker: _Worker) -> None:
+        """Release what is left of a dead worker. Its counts stay; its share of the gauges goes."""
         worker.process.join()
         worker.report.close()
-        mark_process_dead(worker.process.pid, self._metrics_folder)
+        mark_process_dead(worker.process.pid, self._metrics_folder)  # type: ignore[no-untyped-call]
 
     def _stop(self) -> None:
-        """End the workers: requests in flight have their grace, what is left then is killed; a second signal: now."""
+        """End the workers. Requests in progress get the grace time; then, or at a second signal, workers are killed."""
         self._listener.close()
         for worker in self._workers:
             if worker.process.is_alive() and worker.process.pid:
@@ -140,13 +159,3 @@ class Supervisor:
             connection.wait([worker.process.sentinel for worker in self._workers], timeout=0.1)
         for worker in self._workers:
             worker.process.join()
-
-
-def _outcome(worker: _Worker) -> str:
-    """Empty when the worker serves, else why it does not."""
-    try:
-        reason: str = worker.report.recv()
-    except EOFError:
-        worker.process.join(timeout=5)
-        return f"it ended with exit code {worker.process.exitcode}"
-    return reason

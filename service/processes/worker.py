@@ -1,7 +1,7 @@
 """One worker process: the application under uvicorn, on the socket that all workers share.
 
-It tells the supervisor when it serves, or in one line why it cannot. It ends with the supervisor, however that ends:
-a thread waits for the parent process to be gone, which the kernel reports even after `kill -9`, and then leaves at
+It reports to the supervisor: that it serves, or in one line why it cannot. It ends when the supervisor ends: a thread
+waits for the end of the parent process, which the kernel reports even after `kill -9`, and then ends this process at
 once, so that the port is free for the next server.
 """
 
@@ -29,11 +29,12 @@ from tst_data.errors import TSTError
 __all__ = ["serve"]
 
 SWITCH_SECONDS = 0.0005
-"""How long a builder may keep the interpreter's lock from the event loop: Python's own 5 ms is a whole batch."""
+"""How long a builder may hold the interpreter's lock while the event loop waits. Python's default of 5 ms is as long as
+building a whole batch."""
 
 
 class _ReportingServer(uvicorn.Server):
-    """uvicorn that reports when it has begun to accept connections."""
+    """uvicorn, with a report when it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, report: Connection) -> None:
         super().__init__(config)
@@ -45,7 +46,10 @@ class _ReportingServer(uvicorn.Server):
 
 
 def serve(settings: ServerSettings, listener: socket.socket, report: Connection) -> None:
-    """Serve until SIGTERM. `report` gets an empty string when ready, or what went wrong."""
+    """Serve until SIGTERM. `report` receives an empty string when the worker is ready, otherwise what went wrong.
+
+    SIGINT is ignored, because Ctrl-C reaches every process of the terminal: the supervisor decides when a worker stops.
+    """
     threading.Thread(target=_leave_with_parent, daemon=True, name="parent-watch").start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -75,6 +79,7 @@ def serve(settings: ServerSettings, listener: socket.socket, report: Connection)
 
 
 def _leave_with_parent() -> None:
+    """Wait for the end of the supervisor, remove the metrics folder in its place, and end this process."""
     parent = parent_process()
     assert parent is not None, "a worker is started by a supervisor"
     connection.wait([parent.sentinel])

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tst_data import Plan, load_run, open_dataset
 from tst_data.contract.wire import decode, encode
-from tst_data.conversion.pipeline import Conversion, convert
+from tst_data.conversion.pipeline import convert
+from tst_data.conversion.request import Conversion
 from tst_data.dataset.writer import write_dataset
 
 RUN = """\
@@ -60,7 +63,7 @@ CONVERTED = "c29a319fab75b091582fe50d1cb11cda1d4a4e7d7e3e98e595d5a66c28c46aee"
 CONVERTED_VALIDATION = "39c17c20b08cc9d084c6a8a44dc0f83a7d5a00a93b7ce0ad93d0e4fcf42b2ebd"
 
 
-def ids(name: str, document: int) -> np.ndarray:
+def ids(name: str, document: int) -> NDArray[Any]:
     """Token ids of a document, a hash of its name: no random stream that a library could change."""
     length = 40 + 61 * document % 900
     digest = hashlib.shake_128(f"{name} {document}".encode()).digest(2 * length)

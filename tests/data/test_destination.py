@@ -36,8 +36,8 @@ def test_a_parent_that_is_a_file_or_closed_is_named(tmp_path: Path) -> None:
     for code in (errno.EROFS, errno.EACCES):
         told = message_of(out, OSError(code, os.strerror(code), str(tmp_path / "deep")))
         assert told == (
-            f"{out}: cannot be written: {tmp_path} may not be written to ({os.strerror(code)}); "
-            "get the right to, or choose another --out"
+            f"{out}: cannot be written: no permission to write to {tmp_path} ({os.strerror(code)}); "
+            "get it, or choose another --out"
         )
     staged = out.parent / ".out.converting" / "training" / "shard.00000.mds"
     assert "no space is left; make room" in message_of(out, OSError(errno.ENOSPC, "No space", str(staged)))
@@ -51,7 +51,7 @@ def test_a_parent_that_is_a_file_or_closed_is_named(tmp_path: Path) -> None:
         PermissionError(errno.EACCES, "denied", "/elsewhere/a.mds"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         OSError(errno.EACCES, "denied", "/data/other/a.mds"),
-        UnavailableError("the Hub does not answer"),
+        UnavailableError("the Hub does not respond"),
     ],
 )
 def test_other_errors_pass_unchanged(error: OSError) -> None:
@@ -64,7 +64,7 @@ def test_a_destination_below_a_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "in" / "deep")
     for out in (tmp_path / "in" / "out", tmp_path / "in" / "a" / "out", tmp_path / "link" / "out"):
-        with pytest.raises(InvalidInputError, match=r"out: lies in the source folder .*/in, .*choose an --out outside"):
+        with pytest.raises(InvalidInputError, match=r"out: is in the source folder .*/in, .*choose an --out outside"):
             refuse_inside_sources(out, [str(tmp_path / "nowhere"), str(tmp_path / "in")])
     for out in (tmp_path / "out", tmp_path / "in-out", tmp_path / "in"):
         refuse_inside_sources(out, [str(tmp_path / "in"), f"{tmp_path}/*", "hf://a/b"])

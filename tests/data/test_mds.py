@@ -19,7 +19,7 @@ CASES = [
 ]
 
 
-def encoded(columns: dict[str, str], row: np.dtype, rows: int) -> tuple[bytes, dict[str, Any]]:
+def encoded(columns: dict[str, str], row: np.dtype[Any], rows: int) -> tuple[bytes, dict[str, Any]]:
     samples = np.random.default_rng(rows).integers(0, 256, rows * row.itemsize).astype(np.uint8)
     return FixedSampleEncoder(columns, row.itemsize).encode(samples, "shard.00000.mds")
 
@@ -28,7 +28,7 @@ def encoded(columns: dict[str, str], row: np.dtype, rows: int) -> tuple[bytes, d
 @pytest.mark.parametrize(("columns", "row"), CASES)
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_the_encoder_of_the_tests_writes_what_streaming_writes(
-    columns: dict[str, str], row: np.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
+    columns: dict[str, str], row: np.dtype[Any], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, entry = encoded(columns, row, rows)
     monkeypatch.setattr(mds, "import_streaming", plain_streaming)

@@ -13,7 +13,8 @@ from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import NotFoundError
 from tst_data.inspection.preview import preview_sequence, sequence_documents
-from tst_data.tokenizer.loading import TOKENIZER_FILES, load_tokenizer
+from tst_data.tokenizer.base import TOKENIZER_FILES
+from tst_data.tokenizer.loading import load_tokenizer
 
 TEXTS = [f"Document {number}: {'lorem ipsum ' * (number % 7)}" for number in range(120)]
 END = "<|endoftext|>"

@@ -12,15 +12,17 @@ from tst_data.cli import app
 from tst_data.command_line import run_app
 from tst_data.dataset.reader import Dataset
 
+Capture = pytest.CaptureFixture[str]
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+
+def run(capsys: Capture, *arguments: str | Path) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as caught:
         run_app(app, [str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return int(caught.value.code or 0), captured.out, captured.err
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+def refused(capsys: Capture, *arguments: str | Path) -> str:
     """The one line on stderr of a command that must fail and print nothing else."""
     code, out, err = run(capsys, *arguments)
     assert code != 0
@@ -30,7 +32,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return err
 
 
-def test_plan_prints_what_a_run_needs(capsys, make_run: MakeRun, tiny_dataset: Dataset, monkeypatch) -> None:
+def test_plan_prints_what_a_run_needs(
+    capsys: Capture, make_run: MakeRun, tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     code, out, err = run(capsys, "plan", make_run(tiny_dataset))
     assert (code, err) == (0, "")
@@ -38,7 +42,7 @@ def test_plan_prints_what_a_run_needs(capsys, make_run: MakeRun, tiny_dataset: D
     assert str(tiny_dataset.path) in out
 
 
-def test_plan_as_json_and_its_warnings(capsys, make_run: MakeRun, tiny_dataset: Dataset) -> None:
+def test_plan_as_json_and_its_warnings(capsys: Capture, make_run: MakeRun, tiny_dataset: Dataset) -> None:
     path = make_run(tiny_dataset, phases=[{"bag_size": 4, "steps": 600}])
     code, out, err = run(capsys, "plan", path, "--json", "--step-seconds", "0.5")
     report = json.loads(out)
@@ -49,7 +53,7 @@ def test_plan_as_json_and_its_warnings(capsys, make_run: MakeRun, tiny_dataset: 
     assert err == f"warning: {report['warnings'][0]}\n"
 
 
-def test_materialize_then_again(capsys, make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_materialize_then_again(capsys: Capture, make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path) -> None:
     path = make_run(tiny_dataset)
     code, out, _ = run(capsys, "materialize", path, "--out", tmp_path / "out", "--json")
     first = json.loads(out)
@@ -63,14 +67,14 @@ def test_materialize_then_again(capsys, make_run: MakeRun, tiny_dataset: Dataset
     ("arguments", "message"),
     [
         (["plan", "absent.yaml"], "'absent.yaml': does not exist"),
-        (["plan", "{run}", "--step-seconds", "0"], "--step-seconds 0.0 is not possible"),
+        (["plan", "{run}", "--step-seconds", "0"], "--step-seconds 0.0: expected a number above 0; give"),
         (["plan", "{run}", "--step-seconds", "fast"], "Invalid value for '--step-seconds'"),
         (["plan"], "Missing argument 'RUN'"),
         (["plan", "{run}", "--wrong"], "No such option"),
         (["preview", "{run}", "--step", "99"], "has no step 99; its 5 steps count from 0 to 4"),
         (["preview", "{run}", "--step", "-1"], "has no step -1"),
         (["preview", "{run}", "--sequence", "4"], "has no sequence 4"),
-        (["preview", "{run}", "--bags", "0"], "--bags 0 shows nothing"),
+        (["preview", "{run}", "--bags", "0"], "--bags 0: expected at least 1; give"),
         (["materialize", "{run}", "--out", "{here}"], "exists and is not a materialized run"),
         (["materialize", "{run}", "--out", "s3://bucket/x"], "--out s3://bucket/x: expected a folder on this machine"),
         (["materialize", "{run}", "--out", "{run}/x"], "/x: cannot be written: {run} is not a folder"),
@@ -78,14 +82,16 @@ def test_materialize_then_again(capsys, make_run: MakeRun, tiny_dataset: Dataset
         (["nonsense"], "No such command 'nonsense'"),
     ],
 )
-def test_refusals(capsys, make_run: MakeRun, tiny_dataset: Dataset, tmp_path, arguments, message: str) -> None:
+def test_refusals(
+    capsys: Capture, make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path, arguments: list[str], message: str
+) -> None:
     path = make_run(tiny_dataset)
     given = [argument.format(run=path, here=tmp_path) for argument in arguments]
     assert message.format(run=path) in refused(capsys, *given)
 
 
 @pytest.mark.parametrize("command", ["plan", "preview", "materialize", "convert", "inspect", "verify"])
-def test_help_has_an_example(capsys, command: str) -> None:
+def test_help_has_an_example(capsys: Capture, command: str) -> None:
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
     assert f"tst-data {command} " in out

@@ -41,7 +41,7 @@ def read(
     *sources: Path | str, include: tuple[str, ...] = (), start: tuple[int, int] = (0, 0), **options: Any
 ) -> list[SourceDocument]:
     """All documents of the sources from (part, row) on."""
-    documents = []
+    documents: list[SourceDocument] = []
     for number, part in enumerate(find_sources([str(source) for source in sources], include)):
         if number >= start[0]:
             documents += part.read(ReadOptions(**options), start[1] if number == start[0] else 0)
@@ -164,9 +164,9 @@ def test_a_damaged_saved_dataset_is_refused_with_what_helps(tmp_path: Path) -> N
     datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
     (arrow,) = (tmp_path / "saved").glob("*.arrow")
     arrow.write_bytes(arrow.read_bytes()[:200])
-    check_refused(r"saved: the dataset cannot be loaded \(.*\); save it anew with `save_to_disk`", tmp_path / "saved")
+    check_refused(r"saved: the dataset cannot be loaded \(.*\); save it again with `save_to_disk`", tmp_path / "saved")
     (tmp_path / "saved" / "dataset_info.json").write_text("{")
-    check_refused(r"saved: the dataset cannot be loaded \(.*\); save it anew with `save_to_disk`", tmp_path / "saved")
+    check_refused(r"saved: the dataset cannot be loaded \(.*\); save it again with `save_to_disk`", tmp_path / "saved")
 
 
 def test_without_network_the_hub_is_not_asked_again_and_again(
@@ -174,7 +174,7 @@ def test_without_network_the_hub_is_not_asked_again_and_again(
 ) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("tst_data.sources.hugging_face.hub_answers", lambda: False)
+    monkeypatch.setattr("tst_data.sources.hugging_face.hub_is_reachable", lambda: False)
     check_refused(r"hf://no-one/nothing: the dataset cannot be loaded \(.*\); check name, split", "hf://no-one/nothing")
     assert capfd.readouterr().err == ""
     offline: list[bool] = []
@@ -185,7 +185,7 @@ def test_without_network_the_hub_is_not_asked_again_and_again(
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert texts(read("hf://no-one/cached")) == TEXTS
-    monkeypatch.setattr("tst_data.sources.hugging_face.hub_answers", lambda: True)
+    monkeypatch.setattr("tst_data.sources.hugging_face.hub_is_reachable", lambda: True)
     assert texts(read("hf://no-one/fetched")) == TEXTS
     assert offline == [True, False]
     assert datasets.config.HF_HUB_OFFLINE is False
@@ -208,7 +208,7 @@ def test_sources_in_a_closed_folder_are_refused(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "stat", refuse)
     for source in ("closed", "closed/a.txt", "closed/*.txt"):
-        check_refused(re.escape(f"{source}: cannot be looked into (Permission denied)"), tmp_path / source)
+        check_refused(re.escape(f"{source}: cannot be read (Permission denied)"), tmp_path / source)
 
 
 def test_missing_sources_are_refused(tmp_path: Path) -> None:
@@ -217,20 +217,20 @@ def test_missing_sources_are_refused(tmp_path: Path) -> None:
     check_refused(r"folder holds no files", tmp_path)
     (tmp_path / "a.txt").touch()
     check_refused(r"holds no files matching \*\.py", tmp_path, include=("*.py",))
-    check_refused(r"a\.txt: stands twice", tmp_path, tmp_path / "a.txt")
-    check_refused(r"hf://a/b/c: expected", "hf://a/b/c")
+    check_refused(r"a\.txt: appears twice", tmp_path, tmp_path / "a.txt")
+    check_refused(r"hf://a/b/c: is not the address of a dataset; give hf://owner/name", "hf://a/b/c")
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".bz2", ".zst"])
-def test_damaged_and_cut_off_compression_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_damaged_and_incomplete_compression_is_refused(tmp_path: Path, suffix: str) -> None:
     packed = COMPRESS[suffix](bytes(range(97, 123)) * 500 + np.random.default_rng(1).bytes(5000).hex().encode())
     path = tmp_path / f"cut.txt{suffix}"
     for content in (packed[:-20], b"not packed at all, but long enough to be taken for something"):
         path.write_bytes(content)
-        check_refused(rf"cut\.txt{suffix}: damaged or cut-off", path)
+        check_refused(rf"cut\.txt{suffix}: damaged or incomplete", path)
 
 
-def test_text_that_is_not_utf8_is_refused_with_its_place_or_passed_over(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_refused_with_its_place_or_skipped(tmp_path: Path) -> None:
     text, lines, table = tmp_path / "a.txt", tmp_path / "b.jsonl", tmp_path / "c.csv"
     text.write_bytes(b"caf\xe9")
     lines.write_bytes(b'{"text": "fine"}\n{"text": "caf\xe9"}\n')
@@ -238,9 +238,9 @@ def test_text_that_is_not_utf8_is_refused_with_its_place_or_passed_over(tmp_path
     check_refused(r"a\.txt: not UTF-8 at byte 3 \(0xe9\); convert it", text)
     check_refused(r"b\.jsonl: line 2: not UTF-8 at byte 13", lines)
     check_refused(r"c\.csv: line 3: not UTF-8", table)
-    passed_over: list[str] = []
-    assert texts(read(text, lines, table, passed_over=passed_over.append)) == ["fine", "fine", "end"]
-    assert len(passed_over) == 3
+    skipped: list[str] = []
+    assert texts(read(text, lines, table, on_skip=skipped.append)) == ["fine", "fine", "end"]
+    assert len(skipped) == 3
 
 
 def test_invalid_utf8_in_parquet_is_refused(tmp_path: Path) -> None:
@@ -252,15 +252,19 @@ def test_invalid_utf8_in_parquet_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "cut', r"line 3: not JSON \(Unterminated string.*expected one JSON object a line"),
-        ("[1, 2]", r"line 3: a JSON list; expected one JSON object a line"),
+        ('{"text": "cut', r"line 3: is not JSON \(Unterminated string.*write one JSON object per line"),
+        ("[1, 2]", r"line 3: holds a list, expected an object; write one JSON object per line"),
         ('{"body": "x"}', r"line 3: no column 'text'; choose with --column from: body"),
         ('{"text": null}', r"line 3: column 'text' is null"),
-        ('{"text": 5}', r"line 3: column 'text' holds int; expected text or a list of token ids"),
-        ('{"text": [1, "a"]}', r"line 3: column 'text' holds list"),
-        ('{"text": [99999999999999999999]}', r"line 3: .* no token id"),
+        ('{"text": 5}', r"line 3: column 'text' holds a number, expected text or a list of token ids; correct it"),
+        (
+            '{"text": [1, "a"]}',
+            r"line 3: column 'text' holds a list with values that are not whole numbers, expected text",
+        ),
+        ('{"text": [99999999999999999999]}', r"line 3: .* is not a token id"),
         ('{"text": "\\ud800"}', r"line 3: column 'text' holds a lone surrogate"),
-        ("[" * 100_000, r"line 3: not JSON"),
+        ("null", r"line 3: holds null, expected an object"),
+        ("[" * 100_000, r"line 3: is not JSON"),
     ],
 )
 def test_malformed_jsonl_is_refused_with_its_line(tmp_path: Path, line: str, message: str) -> None:
@@ -272,8 +276,8 @@ def test_malformed_jsonl_is_refused_with_its_line(tmp_path: Path, line: str, mes
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id,text\n1,a,b\n", r"line 2: 3 fields where the header has 2; quote fields that hold commas"),
-        ('id,text\n1,"open\n', r"line 2: malformed CSV"),
+        ("id,text\n1,a,b\n", r"line 2: 3 fields, but the header has 2; quote fields that hold commas"),
+        ('id,text\n1,"open\n', r"line 2: malformed CSV \(.*\); correct the line"),
         ("id,body\n1,a\n", r"a\.csv: no column 'text'; choose with --column from: id, body"),
     ],
 )
@@ -285,20 +289,20 @@ def test_malformed_csv_is_refused_with_its_line(tmp_path: Path, content: str, me
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_malformed_columnar_files_are_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
-    path.write_bytes(b"this is no such file, whatever its name says")
+    path.write_bytes(b"this is not such a file, its name is wrong")
     check_refused(rf"a\.{kind}: malformed", path)
     path.write_bytes(encode(kind, {"text": TEXTS})[:-30])
     check_refused(rf"a\.{kind}: malformed", path)
     path.write_bytes(encode(kind, {"title": TEXTS, "number": [1.5] * len(TEXTS)}))
     check_refused(r"no column 'text'; choose with --column from: title, number", path)
     check_refused(r"no column 'x'; choose with --id-column from", path, column="title", id_column="x")
-    check_refused(r"column 'number' holds double", path, column="number")
+    check_refused(r"column 'number' has the type double", path, column="number")
     path.write_bytes(encode(kind, {"text": ["a", None]}))
     check_refused(r"row 1: column 'text' is null", path)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet", "arrow", "stream.arrow"])
-def test_a_column_that_stands_twice_is_refused_where_it_is_asked_for(tmp_path: Path, kind: str) -> None:
+def test_a_column_that_appears_twice_is_refused_where_it_is_asked_for(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
     if kind == "jsonl":
         path.write_text('{"id": "1", "text": "one", "text": "two", "body": {"x": 1, "x": 2}}')
@@ -313,13 +317,13 @@ def test_a_column_that_stands_twice_is_refused_where_it_is_asked_for(tmp_path: P
                 new = pa.ipc.new_file if kind == "arrow" else pa.ipc.new_stream
                 with new(file, table.schema) as writer:
                     writer.write_table(table)
-    check_refused(r"column 'text' stands twice; rename", path)
-    check_refused(r"column 'text' stands twice; rename", path, column="id", id_column="text")
+    check_refused(r"column 'text' appears twice; rename", path)
+    check_refused(r"column 'text' appears twice; rename", path, column="id", id_column="text")
     assert len(read(path, column="id")) == 1
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "arrow"])
-def test_ids_that_are_none_are_refused_with_their_row(tmp_path: Path, kind: str) -> None:
+def test_ids_that_are_null_are_refused_with_their_row(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
     path.write_bytes(encode(kind, {"text": ["a", "b"], "name": ["x", None]}))
     check_refused(r"(row 1|line 2): id column 'name' is null; .*leave --id-column out", path, id_column="name")
@@ -339,7 +343,7 @@ def test_documents_too_large_to_encode_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "huge.txt"
     with path.open("wb") as file:
         file.truncate(MAX_DOCUMENT_BYTES + 1)
-    check_refused(r"huge\.txt: document larger than 128 MiB", path)
+    check_refused(r"huge\.txt: the document is larger than 128 MiB", path)
 
 
 def test_real_files_are_read(shared_data: Path) -> None:

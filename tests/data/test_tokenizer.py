@@ -1,10 +1,10 @@
-"""Tokenizers: ids are those of the library without anything added, whichever way the tokenizer was named."""
+"""Tokenizers: the ids are those of the library with nothing added, however the tokenizer was named."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,14 +14,10 @@ from hypothesis import strategies as st
 from tst_data.conversion.encode_worker import pack
 from tst_data.errors import InvalidInputError, NotFoundError, UnavailableError
 from tst_data.tokenizer import training as tokenizer_training
-from tst_data.tokenizer.loading import (
-    ByteTokenizer,
-    JSONTokenizer,
-    Tokenizer,
-    load_saved_tokenizer,
-    load_tokenizer,
-    split_training_size,
-)
+from tst_data.tokenizer.base import Tokenizer
+from tst_data.tokenizer.byte_tokenizer import ByteTokenizer
+from tst_data.tokenizer.json_tokenizer import JSONTokenizer
+from tst_data.tokenizer.loading import load_saved_tokenizer, load_tokenizer, split_training_size
 from tst_data.tokenizer.training import sampled, train_tokenizer
 
 SENTENCES = [
@@ -45,7 +41,7 @@ def word_level(words: list[str], special: list[str] | None = None) -> dict[str, 
     )
     library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     library.add_special_tokens(special or [])
-    return json.loads(library.to_str())
+    return cast("dict[str, Any]", json.loads(library.to_str()))
 
 
 def save(folder: Path, definition: dict[str, Any], **config: Any) -> Path:
@@ -98,11 +94,11 @@ def test_a_saved_tokenizer_is_the_same_one_for_us_and_for_transformers(
     assert load_tokenizer(str(tmp_path)).hash == tokenizer.hash or kind == "bytes"
 
 
-def test_the_end_of_text_token_spelt_out_in_text_stays_text(tmp_path: Path, trained: JSONTokenizer) -> None:
+def test_the_end_of_text_token_spelled_out_in_text_stays_text(tmp_path: Path, trained: JSONTokenizer) -> None:
     (ids,) = trained.encode_batch([LITERAL])
     assert trained.end_of_text_id not in ids
     assert trained.decode(ids) == LITERAL
-    definition = json.loads(json.dumps(trained._definition))
+    definition = json.loads(json.dumps(trained.definition()))
     definition["added_tokens"][0]["special"] = False
     unmarked = load_tokenizer(str(save(tmp_path / "unmarked", definition)))
     assert unmarked.end_of_text_id not in unmarked.encode_batch([LITERAL])[0]
@@ -155,9 +151,9 @@ def test_tokenizers_that_cannot_work_are_refused(tmp_path: Path, monkeypatch: py
         (str(none), None, InvalidInputError, r"no end-of-text token found .* name it with --end-of-text"),
         (str(none), "</s>", InvalidInputError, r"'</s>' is not in its vocabulary"),
         ("bytes", "</s>", InvalidInputError, r"leave --end-of-text out"),
-        (str(bad), None, InvalidInputError, r"not a tokenizer\.json"),
-        (str(tmp_path / "text.json"), None, InvalidInputError, r"not JSON"),
-        (str(tmp_path / "other.json"), None, InvalidInputError, r"no 'model'"),
+        (str(bad), None, InvalidInputError, r"is not a valid tokenizer\.json"),
+        (str(tmp_path / "text.json"), None, InvalidInputError, r"is not JSON"),
+        (str(tmp_path / "other.json"), None, InvalidInputError, r"has no 'model'"),
         (str(tmp_path / "empty"), None, InvalidInputError, r"holds no tokenizer\.json"),
         (str(tmp_path / "nowhere"), None, NotFoundError, r"no such file or folder"),
     ]
@@ -165,8 +161,11 @@ def test_tokenizers_that_cannot_work_are_refused(tmp_path: Path, monkeypatch: py
         with pytest.raises(kind, match=message) as caught:
             load_tokenizer(specification, end_of_text)
         assert "\n" not in str(caught.value)
-    monkeypatch.setattr("tst_data.tokenizer.loading.hub_answers", lambda: False)
-    with pytest.raises(UnavailableError, match=r"no-one/nothing: no such file or folder, and not to be had"):
+    monkeypatch.setattr("tst_data.tokenizer.loading.hub_is_reachable", lambda: False)
+    with pytest.raises(
+        UnavailableError,
+        match=r"no-one/nothing: no such file or folder, and it cannot be fetched from the Hugging Face Hub",
+    ):
         load_tokenizer("no-one/nothing")
 
 

@@ -1,13 +1,12 @@
-"""`kill -9` of a conversion at ten random moments: what stands in the end is, file by file, an undisturbed one.
+"""`kill -9` of a conversion at ten random moments: in the end every file is the same as without a kill.
 
-The conversions are real processes running the real command line. They are forked from one that has imported
-everything (seconds, for `streaming`), so that the kills fall into the conversion and not into its imports.
+The conversions are real processes that run the real command line. They are forked from a process that has imported
+everything (which takes seconds for `streaming`), so that the kills hit the conversion and not its imports.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import random
@@ -19,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.conversion import hashes_of
 
 KILLS = 10
 OPTIONS = ["--tokenizer", "train:400", "--validation", "10%", "--shard-tokens", "4096"]
@@ -44,7 +45,7 @@ for line in sys.stdin:
 
 
 class Launcher:
-    """Starts conversions, one at a time."""
+    """Starts conversions, one after another."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -58,14 +59,14 @@ class Launcher:
         assert self._line() == "ready"
 
     def convert(self, arguments: list[str], kill_when: Callable[[], None] | None = None) -> int:
-        """The exit code of `tst-data convert`, negative where it was killed: when `kill_when` returns."""
+        """The exit code of `tst-data convert`, negative where it was killed. It is killed when `kill_when` returns."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(["convert", *arguments]) + "\n")
         self._process.stdin.flush()
         child = int(self._line())
         if kill_when is not None:
             kill_when()
-            os.kill(child, signal.SIGKILL)  # one that has ended by itself is not reaped before the next line
+            os.kill(child, signal.SIGKILL)  # a child that has ended by itself is not reaped before the next line
         self._process.stdin.write("reap\n")
         self._process.stdin.flush()
         return int(self._line())
@@ -86,13 +87,8 @@ def launcher() -> Iterator[Launcher]:
     started.close()
 
 
-def hashes_of(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def write_corpus(folder: Path) -> None:
-    """About half a MB in files of three kinds, among them documents longer than a shard."""
+    """About half a MB in files of three formats, with a document that is longer than a shard."""
     folder.mkdir()
     chance = random.Random(7)
     words = ["".join(chance.choices("abcdefgh", k=chance.randint(1, 9))) for _ in range(2000)]
@@ -111,7 +107,7 @@ def write_corpus(folder: Path) -> None:
 
 
 def num_shards_written(staging: Path) -> int:
-    """Shards of the conversion under way, both datasets together."""
+    """Shards that the running conversion has written, in both datasets together."""
     return len(list(staging.glob("*/*.mds")))
 
 

@@ -1,4 +1,7 @@
-"""The trainer's promises over real processes: killed, stopped, distributed, and with a server that dies."""
+"""The trainer's promises with real processes: killed, stopped, distributed, and with a server that dies.
+
+python -m pytest tests/restarts/test_training.py
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tests.conftest import MakeRun
+from tests.support.serving import running
 from trainer_client.trainer.metrics_log import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -61,7 +64,7 @@ def write_config(tmp_path: Path, tiny_dataset: Any) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def run_file(make_run: Any, tiny_dataset: Any) -> Path:
+def run_file(make_run: MakeRun, tiny_dataset: Any) -> Path:
     phases = [{"bag_size": 4, "steps": SWITCH}, {"bag_size": 1, "steps": STEPS - SWITCH}]
     return make_run(tiny_dataset, phases=phases, batch_size=8)
 
@@ -73,7 +76,7 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def process(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process in a group of its own, of which nothing is left afterwards."""
+    """A process in a new process group. At the end the whole group is killed."""
     started = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -124,8 +127,8 @@ def measured(output: Path) -> list[dict[str, Any]]:
 
 
 def digests(output: Path) -> list[str]:
-    report: dict[str, Any] = json.loads((output / "report.json").read_text())
-    return report["digests"]
+    found: list[str] = json.loads((output / "report.json").read_text())["digests"]
+    return found
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
@@ -161,48 +164,30 @@ def test_trainer_killed_in_each_phase_at_the_switch_and_in_a_checkpoint_ends_wit
     assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == ["step-00000035", "step-00000040"]
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
-
-
-def is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
 def test_server_killed_in_mid_run_and_restarted_changes_no_loss(
     tmp_path: Path, run_file: Path, write_config: Callable[..., Path]
 ) -> None:
-    config, port = write_config(timeout_seconds=90), free_port()
+    config = write_config(timeout_seconds=90)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    url = f"http://127.0.0.1:{port}/v1/runs/test"
-    serve = (sys.executable, "-m", "service.cli", str(run_file), "--port", str(port))
     legs = tmp_path / "legs.json"
-    legs.write_text(
-        json.dumps(
-            [
-                {"source": str(run_file), "config": str(config), "output": str(undisturbed)},
-                {"source": url, "config": str(config), "output": str(disturbed), "pause_before_step": 13},
-            ]
+    with running(run_file) as first:
+        legs.write_text(
+            json.dumps(
+                [
+                    {"source": str(run_file), "config": str(config), "output": str(undisturbed)},
+                    {"source": first.run_url, "config": str(config), "output": str(disturbed), "pause_before_step": 13},
+                ]
+            )
         )
-    )
-    with process(*serve) as first:
-        wait_for(lambda: is_ready(port), "the server's start")
         with process(sys.executable, str(LEGS), str(legs)) as trainer:
             wait_for(lambda: (disturbed / "waiting").exists() or trainer.poll() is not None, "step 13")
-            kill_group(first)
+            first.kill()
             (disturbed / "go").touch()
             wait_for(  # what was fetched ahead is used up: the trainer waits for a server that is not there
                 lambda: any(record["step"] >= 13 for record in measured(disturbed)), "a step without a server"
             )
             assert trainer.poll() is None, trainer.communicate()
-            with process(*serve):
+            with running(run_file, "--port", first.port):
                 codes = json.loads(finish(trainer))
     assert codes == [0, 0]
     assert measured(disturbed) == measured(undisturbed)
@@ -210,10 +195,10 @@ def test_server_killed_in_mid_run_and_restarted_changes_no_loss(
     assert digests(disturbed) == digests(undisturbed)
 
 
-def test_two_processes_train_what_one_does_and_one_goes_on_with_what_two_began(
+def test_two_processes_train_what_one_does_and_one_resumes_what_two_began(
     tmp_path: Path, run_file: Path, write_config: Callable[..., Path]
 ) -> None:
-    model = {**CONFIG["model"], "attention_dropout": 0.0}  # each rank would drop out its own
+    model = {**CONFIG["model"], "attention_dropout": 0.0}  # each rank would drop other values
     two = write_config("two", model=model, micro_batches=2, checkpoint={"every": 7, "keep": 9})
     outputs = {name: tmp_path / name for name in ("alone", "together", "resumed")}
     torchrun = (
@@ -260,7 +245,7 @@ def steps(output: Path) -> list[dict[str, float]]:
 
 
 def test_terminated_trainer_saves_a_checkpoint_of_the_last_step_it_took(
-    tmp_path: Path, make_run: Any, tiny_dataset: Any, write_config: Callable[..., Path]
+    tmp_path: Path, make_run: MakeRun, tiny_dataset: Any, write_config: Callable[..., Path]
 ) -> None:
     run = make_run(tiny_dataset, phases=[{"bag_size": 1, "steps": 100_000}])
     output = tmp_path / "output"
@@ -280,7 +265,7 @@ def test_terminated_trainer_saves_a_checkpoint_of_the_last_step_it_took(
         started.send_signal(signal.SIGTERM)
         _, stderr = started.communicate(timeout=60)
     assert started.returncode == 143
-    assert "the same command goes on" in stderr
+    assert "run the same command to resume" in stderr
     assert "Traceback" not in stderr
     (checkpoint,) = (output / "checkpoints").iterdir()
     next_step = json.loads((checkpoint / "checkpoint.json").read_text())["stream"]["next_step"]

@@ -28,7 +28,7 @@ def run(code: str, folder: Path) -> str:
     ).stdout
 
 
-def test_folders_of_killed_servers_are_removed_and_those_of_living_ones_are_not(
+def test_folders_of_killed_servers_are_removed_and_those_of_running_servers_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -44,7 +44,7 @@ def test_folders_of_killed_servers_are_removed_and_those_of_living_ones_are_not(
     assert set(tmp_path.iterdir()) == {starting, other}
 
 
-def test_counts_of_all_processes_are_added_and_a_half_made_file_does_no_harm(tmp_path: Path) -> None:
+def test_counts_of_all_processes_are_added_and_an_empty_file_does_no_harm(tmp_path: Path) -> None:
     run(COUNT_ONE, tmp_path)
     run(COUNT_ONE, tmp_path)
     (tmp_path / "counter_1.db").touch()

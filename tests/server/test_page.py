@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from service.page.page import content_security_policy
 from tests.support.serving import Server, running
+from tst_data.cli import app
 
 MARKUP = "<img src=x onerror='document.title=\"hacked\"'><script>document.title = 'hacked'</script> & plain text. "
 PROSE = "A bag holds several tokens that are read at one position, and the next bag is what that position predicts. "
@@ -37,13 +39,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def write_text_dataset(folder: Path, texts: list[str]) -> None:
-    """A dataset of UTF-8 bytes that can be decoded."""
-    from typer.testing import CliRunner
-
-    from tst_data.cli import app
-
+    """A dataset of UTF-8 bytes that can be shown as text."""
     source = folder.with_suffix(".jsonl")
-
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     result = CliRunner().invoke(app, ["convert", str(source), "--tokenizer", "bytes", "--out", str(folder)])
     assert result.exit_code == 0, result.output
@@ -108,7 +105,15 @@ def test_shows_bags_as_text_and_never_as_markup(page: Any) -> None:
     assert page.problems == []
 
 
-def test_says_what_is_wrong_with_a_step(page: Any) -> None:
+@pytest.mark.parametrize("width", [1280, 390])
+def test_is_as_wide_as_the_window(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.click("button[type=submit]")
+    page.wait_for_selector(".bags")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_shows_what_is_wrong_with_a_step(page: Any) -> None:
     page.fill("#step", "99")
     page.click("button[type=submit]")
     page.wait_for_selector("#message.bad")

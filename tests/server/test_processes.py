@@ -1,4 +1,4 @@
-"""Worker processes, their ends and the server's: real processes, real signals.
+"""The end of worker processes and of servers: real processes, real signals.
 
 python -m pytest tests/server/test_processes.py
 """
@@ -16,11 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeRun
+from tests.server.conftest import BATCHES
 from tests.support.serving import Server, command_line, eventually, running, write_big_run
 from tst_data.contract.wire import decode
 from tst_data.dataset.reader import Dataset
-
-BATCHES = "/v1/runs/test/batches"
 
 
 @pytest.fixture
@@ -30,14 +29,14 @@ def run_file(make_run: MakeRun, tiny_dataset: Dataset) -> Path:
 
 @contextlib.contextmanager
 def begun(server: Server, step: int) -> Iterator[http.client.HTTPResponse]:
-    """A batch of which the client has so far read only the header."""
+    """A batch whose header the client has read, and nothing more yet."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     with contextlib.closing(connection):
         connection.request("GET", f"{BATCHES}/{step}")
         yield connection.getresponse()
 
 
-def answers(server: Server) -> bool:
+def responds(server: Server) -> bool:
     try:
         return server.ask(f"{BATCHES}/0").status == 200
     except OSError:
@@ -51,7 +50,7 @@ def test_a_worker_that_dies_is_replaced(run_file: Path, number: signal.Signals) 
         before = server.ask(f"{BATCHES}/1").body
         os.kill(worker, number)
         [replacement] = eventually(lambda: [pid for pid in server.workers() if pid != worker])
-        eventually(lambda: answers(server))
+        eventually(lambda: responds(server))
         assert server.ask(f"{BATCHES}/1").body == before
         assert replacement in server.workers()
         assert server.process.poll() is None
@@ -66,7 +65,7 @@ def test_several_workers_share_the_port_and_all_are_replaced(run_file: Path) -> 
         for worker in first:
             os.kill(worker, signal.SIGKILL)
         eventually(lambda: len(server.workers()) == 2 and not set(first) & set(server.workers()))
-        eventually(lambda: answers(server))
+        eventually(lambda: responds(server))
 
 
 def test_workers_end_with_a_killed_supervisor(run_file: Path, tmp_path: Path) -> None:
@@ -81,10 +80,10 @@ def test_workers_end_with_a_killed_supervisor(run_file: Path, tmp_path: Path) ->
         eventually(lambda: not list(tmp_path.glob("tst-serve-*")))
 
 
-def test_what_a_server_killed_with_its_workers_left_is_removed_by_the_next(run_file: Path, tmp_path: Path) -> None:
+def test_the_folder_of_a_server_killed_with_its_workers_is_removed_by_the_next(run_file: Path, tmp_path: Path) -> None:
     with running(run_file, environment={"TMPDIR": str(tmp_path)}) as server:
         workers = server.workers()
-        for pid in (*workers, server.process.pid):  # stopped first, so that none can tidy up after the other
+        for pid in (*workers, server.process.pid):  # stopped first, so that none can clean up after the other
             os.kill(pid, signal.SIGSTOP)
         for pid in (*workers, server.process.pid):
             os.kill(pid, signal.SIGKILL)
@@ -101,11 +100,14 @@ def test_what_a_server_killed_with_its_workers_left_is_removed_by_the_next(run_f
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_lets_the_transfer_finish(tmp_path: Path, number: signal.Signals) -> None:
-    with running(write_big_run(tmp_path), environment={"TMPDIR": str(tmp_path)}) as server, begun(server, 0) as answer:
+    with (
+        running(write_big_run(tmp_path), environment={"TMPDIR": str(tmp_path)}) as server,
+        begun(server, 0) as response,
+    ):
         server.process.send_signal(number)
         eventually(lambda: not accepts(server.port))
         assert server.process.poll() is None
-        decode(answer.read())
+        decode(response.read())
         assert server.process.wait(60) == 0
         assert not list(tmp_path.glob("tst-serve-*"))
 

@@ -1,4 +1,4 @@
-"""Parts of an answer that need no server. python -m pytest tests/server/test_responses.py"""
+"""Parts of a response that need no server. python -m pytest tests/server/test_responses.py"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A batch server of the tests' own, on a real socket, that can misbehave on demand.
+"""A small batch server on a real socket that misbehaves on demand.
 
-It answers as the contract says, from a `Plan`; each request first takes a fault from `faults` (batches) or
-`description_faults`, if there is one. `stop` and `start` take the port away and bring it back.
+It responds as the contract says, from a `Plan`. Each request first takes a fault from `faults` (batches) or
+`description_faults`, if there is one. `stop` closes the port and `start` opens it again.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         base = f"/v1/runs/{owner.plan.run.name}"
         if parts.path == base:
             body = owner.plan.describe().model_dump_json().encode()
-            self._answer(owner.description_faults, "application/json", body)
+            self._respond(owner.description_faults, "application/json", body)
             return
         if not parts.path.startswith(f"{base}/batches/"):
             problem(404, detail=f"no {parts.path}")(self, b"")
@@ -117,9 +117,9 @@ class Handler(BaseHTTPRequestHandler):
         except TSTError as error:
             problem(error.status, detail=str(error))(self, b"")
             return
-        self._answer(owner.faults, wire.CONTENT_TYPE, bytes(wire.encode(batch)))
+        self._respond(owner.faults, wire.CONTENT_TYPE, bytes(wire.encode(batch)))
 
-    def _answer(self, faults: deque[Fault], content_type: str, body: bytes) -> None:
+    def _respond(self, faults: deque[Fault], content_type: str, body: bytes) -> None:
         try:
             fault = faults.popleft()
         except IndexError:
@@ -152,12 +152,12 @@ def problem(status: int, *, kind: str = "about:blank", detail: str = "no", heade
 
 
 def bare(status: int, body: bytes = b"<html>proxy</html>", **headers: str) -> Fault:
-    """An answer that no server of ours gives."""
+    """A response that our server never gives."""
     return lambda handler, _: handler.send(status, body, {"Content-Type": "text/html", **headers})
 
 
 def replaced(make: Callable[[bytes], bytes]) -> Fault:
-    """A well-formed answer with another body."""
+    """A well-formed response with another body."""
     return lambda handler, body: handler.send(200, make(body), ARROW)
 
 
@@ -168,12 +168,12 @@ def cut(handler: Handler, body: bytes) -> None:
 
 
 def drop(handler: Handler, body: bytes) -> None:
-    """The end of the connection instead of an answer."""
+    """The end of the connection instead of a response."""
     handler.close_connection = True
 
 
 def hang(handler: Handler, body: bytes) -> None:
-    """No answer until the server is stopped."""
+    """No response until the server is stopped."""
     handler.server.owner.released.wait(60)
     handler.close_connection = True
 
@@ -215,13 +215,13 @@ def endless(handler: Handler, body: bytes) -> None:
 
 
 def not_http(handler: Handler, body: bytes) -> None:
-    """Something else altogether."""
+    """Bytes of another protocol."""
     handler.wfile.write(b"220 mail ready\r\n")
     handler.close_connection = True
 
 
 def flipped(body: bytes) -> bytes:
-    """The body with one bit of a token turned over."""
+    """The body with one bit of a token changed."""
     damaged = bytearray(body)
     damaged[len(body) // 2] ^= 1
     return bytes(damaged)

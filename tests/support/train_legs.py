@@ -1,13 +1,13 @@
-"""Runs legs of a training in processes of their own and lets them die where the test says.
+"""Runs the legs of a training, each in its own process, and kills them where the test says.
 
-`python train_legs.py LEGS.json` takes a list of legs one after another; each is a forked child that runs the
-trainer and may end by its own SIGKILL. Forking from a process that has imported everything saves the imports of
-each. On stdout: one line with the list of exit codes (-9: killed).
+`python train_legs.py LEGS.json` runs a list of legs one after another. Each is a forked child that runs the trainer and
+may kill itself with SIGKILL. Forking from a process that has imported everything saves the imports of each child. On
+stdout: one line with the list of exit codes (-9: killed).
 
-A leg: source, config, output; optionally one of
-    kill_before_step     dies when this step is about to be taken
-    kill_in_checkpoint   dies when this checkpoint is written but does not have its name yet
-    pause_before_step    waits there until the file `go` lies in the output folder, having made `waiting`
+A leg has source, config and output, and may have one of
+    kill_before_step     dies just before it takes this step
+    kill_in_checkpoint   dies when this checkpoint is written but not renamed yet
+    pause_before_step    makes the file `waiting` in the output folder and waits there for the file `go`
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -26,7 +27,8 @@ import transformers
 from trainer_client.trainer import checkpoint
 from trainer_client.trainer.config import load_train_config
 from trainer_client.trainer.loop import Trainer
-from trainer_client.trainer.process_group import joined_ranks
+from trainer_client.trainer.process_group import join_process_group
+from trainer_client.trainer.signals import StopRequest
 
 transformers.LlamaForCausalLM  # noqa: B018  (imported before forking)
 
@@ -35,12 +37,12 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arrange(leg: dict) -> None:
+def arrange(leg: dict[str, Any]) -> None:
     """Make the trainer die or wait where the leg says."""
     output = Path(leg["output"])
     take, replace_folder = Trainer._take, checkpoint.replace_folder
 
-    def disturbed_take(self: Trainer, step: int, stop: object) -> None:
+    def disturbed_take(self: Trainer, step: int, stop: StopRequest) -> None:
         if step == leg.get("kill_before_step"):
             die()
         if step == leg.get("pause_before_step"):
@@ -55,15 +57,15 @@ def arrange(leg: dict) -> None:
             die()
         replace_folder(staging, target)
 
-    Trainer._take = disturbed_take
+    Trainer._take = disturbed_take  # type: ignore[method-assign]
     checkpoint.replace_folder = disturbed_replace
 
 
-def run(leg: dict) -> None:
+def run(leg: dict[str, Any]) -> None:
     arrange(leg)
     torch.set_num_threads(1)
-    with joined_ranks("cpu") as ranks:
-        Trainer(leg["source"], load_train_config(leg["config"]), Path(leg["output"]), ranks).run()
+    with join_process_group("cpu") as group:
+        Trainer(leg["source"], load_train_config(leg["config"]), Path(leg["output"]), group).run()
 
 
 def main() -> None:

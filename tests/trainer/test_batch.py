@@ -1,4 +1,4 @@
-"""Batches in torch: inputs and targets as TST.md defines them, and moved as trainers move mappings.
+"""Batches in torch: inputs and targets by their definition, and moved as trainers move mappings.
 
 python -m pytest tests/trainer/test_batch.py
 """
@@ -16,11 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer_client import Batch
+from tst_data.contract.bags import Superpose
 from tst_data.contract.batch import BatchHeader, checksum
 
 
 def make_batch(
-    *, bag_size: int = 4, superpose: str = "both", dtype: Any = np.uint16, rows: int = 3, length: int = 5, **fields: Any
+    *,
+    bag_size: int = 4,
+    superpose: Superpose = "both",
+    dtype: Any = np.uint16,
+    rows: int = 3,
+    length: int = 5,
+    **fields: Any,
 ) -> Batch:
     partial = BatchHeader(
         run="r", fingerprint="f" * 64, order_version=1, step=7, phase=1, bag_size=bag_size, superpose=superpose,
@@ -45,7 +52,7 @@ def make_batch(
     length=st.integers(1, 6),
 )
 def test_inputs_and_targets_follow_the_definition(
-    bag_size: int, superpose: str, dtype: Any, rows: int, length: int
+    bag_size: int, superpose: Superpose, dtype: Any, rows: int, length: int
 ) -> None:
     batch = make_batch(bag_size=bag_size, superpose=superpose, dtype=dtype, rows=rows, length=length)
     x, s = batch.windows.to(torch.int64), bag_size
@@ -121,13 +128,15 @@ def test_inputs_are_made_on_the_device_that_was_asked_for() -> None:
 
 def test_rebuilding_it_as_movers_do_gives_the_tensors() -> None:
     batch = make_batch()
-    moved = type(batch)({key: value.to("cpu") for key, value in batch.items()})
+    rebuilt: Any = type(batch)
+    moved = rebuilt({key: value.to("cpu") for key, value in batch.items()})
     assert isinstance(moved, dict)
     assert torch.equal(moved["inputs"], batch.inputs)
 
 
 def test_a_data_loader_hands_it_on() -> None:
-    loader = torch.utils.data.DataLoader([make_batch(), make_batch()], batch_size=None)
+    batches: Any = [make_batch(), make_batch()]
+    loader: Any = torch.utils.data.DataLoader(batches, batch_size=None)
     for batch in loader:
         assert batch["inputs"].shape == (3, 5, 4)
 

@@ -6,6 +6,8 @@ python -m pytest tests/trainer/test_receive_buffers.py
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_a_freed_block_is_used_again() -> None:
     ],
     ids=["slice", "other dtype", "numpy", "numpy slice", "memoryview", "tensor of numpy"],
 )
-def test_a_block_is_kept_while_anything_made_from_it_lives(derive) -> None:
+def test_a_block_is_kept_while_anything_made_from_it_lives(derive: Callable[[torch.Tensor], Any]) -> None:
     buffers = ReceiveBuffers()
     tensor = buffers.lease(1000)
     where = address(tensor)

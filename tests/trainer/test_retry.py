@@ -1,4 +1,4 @@
-"""Trying again: until it works, is refused, or the time is over. python -m pytest tests/trainer/test_retry.py"""
+"""Trying again until it works, is refused, or time is up. python -m pytest tests/trainer/test_retry.py"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from tenacity import Retrying
 
 from trainer_client.stream.retry import LARGEST_SECONDS, retrying
 
@@ -18,7 +19,7 @@ class BusyError(Exception):
 
 
 class Recorded(threading.Event):
-    """An event that notes what it is waited for, and whose waits take no time."""
+    """An event that records the seconds of each wait, and whose waits take no time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +30,12 @@ class Recorded(threading.Event):
         return False
 
 
-def policy(stop: threading.Event, *, timeout_seconds: float = 3600, on_wait: Callable = lambda error: None):
+def policy(
+    stop: threading.Event,
+    *,
+    timeout_seconds: float = 3600,
+    on_wait: Callable[[BaseException], None] = lambda error: None,
+) -> Retrying:
     return retrying(
         timeout_seconds=timeout_seconds,
         stop=stop,
@@ -49,10 +55,10 @@ def failing(times: int, error: Exception) -> Callable[[], str]:
     return call
 
 
-def test_an_answer_is_returned_after_failures_and_each_is_told() -> None:
-    told: list[BaseException] = []
-    assert policy(Recorded(), on_wait=told.append)(failing(3, BusyError())) == "done"
-    assert len(told) == 3
+def test_a_result_is_returned_after_failures_and_each_is_reported() -> None:
+    reported: list[BaseException] = []
+    assert policy(Recorded(), on_wait=reported.append)(failing(3, BusyError())) == "done"
+    assert len(reported) == 3
 
 
 def test_other_errors_are_raised_at_once() -> None:

@@ -1,8 +1,12 @@
-"""SuperposedLM over Hugging Face models built from config, and superpose itself."""
+"""SuperposedLM around Hugging Face models that are built from a configuration, and superpose itself.
+
+python -m pytest tests/trainer/test_superposed_lm.py
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_client.loss.multi_hot import multi_hot_cross_entropy
 from trainer_client.model.superpose import superpose
 from trainer_client.model.superposed_lm import SuperposedLM
-from tst_data.contract.bags import IGNORED, BagGeometry
+from tst_data.contract.bags import IGNORED, BagGeometry, Superpose
 from tst_data.errors import InvalidInputError
+
+AUTO_MODEL: Any = transformers.AutoModelForCausalLM  # partly untyped
 
 V, d, L = 97, 32, 12
 
@@ -38,14 +44,12 @@ SMALL = {
 TESTED = [(name, tied) for name in ("llama", "qwen3") for tied in (False, True)]
 
 
-def make_model(name: str, **changes: object) -> nn.Module:
+def make_model(name: str, **changes: object) -> Any:
     torch.manual_seed(11)
-    return transformers.AutoModelForCausalLM.from_config(
-        transformers.AutoConfig.for_model(name, **{**SMALL, **changes})
-    )
+    return AUTO_MODEL.from_config(transformers.AutoConfig.for_model(name, **{**SMALL, **changes}))
 
 
-def make_batch(s: int, kind: str = "both", b: int = 3, seed: int = 0) -> dict[str, Tensor]:
+def make_batch(s: int, kind: Superpose = "both", b: int = 3, seed: int = 0) -> dict[str, Tensor]:
     geometry = BagGeometry(bag_size=s, sequence_length=L, superpose=kind)
     generator = torch.Generator().manual_seed(seed)
     windows = torch.randint(0, V, (b, geometry.window_length), generator=generator)
@@ -59,7 +63,7 @@ def make_batch(s: int, kind: str = "both", b: int = 3, seed: int = 0) -> dict[st
 
 @settings(deadline=None, max_examples=40)
 @given(s=st.integers(1, 6), rows=st.integers(1, 20), seed=st.integers(0, 2**31))
-def test_superpose_is_the_mean_of_rows_in_value_and_gradient(s, rows, seed) -> None:
+def test_superpose_is_the_mean_of_rows_in_value_and_gradient(s: int, rows: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, 5, dtype=torch.float64, generator=generator, requires_grad=True)
     inputs = torch.randint(0, rows, (2, 3, s), generator=generator)  # few rows: duplicates in most bags
@@ -79,7 +83,7 @@ def test_superpose_at_bag_size_1_is_the_plain_embedding() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_superpose_accumulates_in_float32(dtype) -> None:
+def test_superpose_accumulates_in_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     embedding = nn.Embedding(7, 16, dtype=dtype)
     inputs = torch.randint(0, 7, (20, 10, 8))
@@ -88,16 +92,17 @@ def test_superpose_accumulates_in_float32(dtype) -> None:
     assert bags.dtype == dtype
     torch.testing.assert_close(bags, expected.to(dtype))
     upstream = torch.randn_like(bags)
-    bags.backward(upstream)
-    expected.backward(upstream.float())
+    torch.autograd.backward(bags, upstream)
+    torch.autograd.backward(expected, upstream.float())
+    assert exact.grad is not None
     torch.testing.assert_close(embedding.weight.grad, exact.grad.to(dtype))
 
 
 @pytest.mark.parametrize(
     "inputs", [torch.zeros(3, dtype=torch.int64), torch.zeros(2, 3, 0, dtype=torch.int64), torch.zeros(2, 3, 2)]
 )
-def test_superpose_refuses_what_is_no_bag(inputs) -> None:
-    with pytest.raises(InvalidInputError, match="no bags"):
+def test_superpose_refuses_what_is_not_a_bag(inputs: Tensor) -> None:
+    with pytest.raises(InvalidInputError, match="are not bags"):
         superpose(torch.zeros(5, 4), inputs)
 
 
@@ -105,7 +110,7 @@ def test_superpose_refuses_what_is_no_bag(inputs) -> None:
 
 
 @pytest.mark.parametrize(("name", "tied"), TESTED)
-def test_bag_size_1_equals_the_model_with_its_own_loss(name, tied) -> None:
+def test_bag_size_1_equals_the_model_with_its_own_loss(name: str, tied: bool) -> None:
     model = make_model(name, tie_word_embeddings=tied)
     batch = make_batch(1)
     superposed = SuperposedLM(model)
@@ -125,7 +130,7 @@ def test_bag_size_1_equals_the_model_with_its_own_loss(name, tied) -> None:
 
 @pytest.mark.parametrize("kind", ["both", "input", "output"])
 @pytest.mark.parametrize(("name", "tied"), TESTED)
-def test_superposed_loss_and_gradient_are_those_of_the_definition(name, tied, kind) -> None:
+def test_superposed_loss_and_gradient_are_those_of_the_definition(name: str, tied: bool, kind: Superpose) -> None:
     model = make_model(name, tie_word_embeddings=tied)
     batch = make_batch(4, kind)
     embeddings = model.get_input_embeddings().weight[batch["inputs"]].mean(dim=2)
@@ -142,7 +147,7 @@ def test_superposed_loss_and_gradient_are_those_of_the_definition(name, tied, ki
 
 
 @pytest.mark.parametrize("s", [1, 4, 8])
-def test_loss_at_initialisation_is_log_of_the_vocabulary(s) -> None:
+def test_loss_at_initialization_is_log_of_the_vocabulary(s: int) -> None:
     loss = SuperposedLM(make_model("llama"))(make_batch(s, b=8)).loss
     assert loss.item() == pytest.approx(math.log(V), rel=0.02)
 
@@ -163,7 +168,7 @@ def test_weights_given_as_numbers_reach_the_recovery_phase_as_1() -> None:
         SuperposedLM(superposed.model, slot_weights="powr")
 
 
-def test_leaking_targets_are_learnt_far_below_what_honest_ones_allow() -> None:
+def test_leaking_targets_are_learned_far_below_what_honest_ones_allow() -> None:
     """Random tokens have nothing to predict: only a wrong alignment can get far below log V."""
     s, b = 4, 16
     geometry = BagGeometry(bag_size=s, sequence_length=L)
@@ -191,10 +196,10 @@ class Shapes(TorchDispatchMode):
     """Collects the shape of every tensor that an operation made."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.shapes: set[tuple[int, ...]] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, tuple | list) else [result]:
             if isinstance(value, Tensor):
@@ -231,7 +236,7 @@ def test_scale_of_the_embedding_module_comes_after_the_mean() -> None:
     torch.testing.assert_close(superposed._embed(inputs), model.get_input_embeddings()(inputs).mean(dim=2))
 
 
-def test_model_that_treats_tokens_otherwise_than_given_embeddings_is_refused_bags_but_trains_on_tokens() -> None:
+def test_model_that_does_more_to_tokens_than_to_embeddings_takes_no_bags_but_trains_on_tokens() -> None:
     model = make_model("llama")
     trunk, own_forward = model.model, type(model.model).forward
 
@@ -244,7 +249,7 @@ def test_model_that_treats_tokens_otherwise_than_given_embeddings_is_refused_bag
     superposed = SuperposedLM(model)
     assert not superposed.takes_bags
     assert torch.isfinite(superposed(make_batch(1)).loss)
-    with pytest.raises(InvalidInputError, match="LlamaForCausalLM cannot take bags"):
+    with pytest.raises(InvalidInputError, match="LlamaForCausalLM: cannot take bags"):
         superposed(make_batch(2))
 
 
@@ -280,11 +285,11 @@ BERT = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_model_that_attends_in_both_directions_is_refused(dtype: torch.dtype) -> None:
-    def make(**changes: object) -> nn.Module:
+    def make(**changes: object) -> Any:
         config = transformers.AutoConfig.for_model("bert", **BERT, **changes)
-        return transformers.AutoModelForCausalLM.from_config(config).to(dtype)
+        return AUTO_MODEL.from_config(config).to(dtype)
 
-    with pytest.raises(InvalidInputError, match="BertLMHeadModel attends to tokens behind a position"):
+    with pytest.raises(InvalidInputError, match="BertLMHeadModel: a position depends on later tokens"):
         SuperposedLM(make())
     causal = make(is_decoder=True)
     assert SuperposedLM(causal).takes_bags
@@ -307,22 +312,23 @@ def test_model_that_attends_in_both_directions_is_refused(dtype: torch.dtype) ->
         ("mistral", {"sliding_window": 2}),
     ],
 )
-def test_causal_models_are_taken(name: str, changes: dict, dtype: torch.dtype, attention: str) -> None:
+def test_causal_models_are_taken(name: str, changes: dict[str, Any], dtype: torch.dtype, attention: str) -> None:
+    classes: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     config = transformers.AutoConfig.for_model(name)
-    if attention == "sdpa" and not transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa:
+    if attention == "sdpa" and not classes[type(config)]._supports_sdpa:
         pytest.skip(f"transformers {transformers.__version__} has no sdpa for {name}")
     SuperposedLM(make_model(name, **changes, attn_implementation=attention).to(dtype))
 
 
 def test_what_cannot_be_wrapped_is_refused() -> None:
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model("llama", **SMALL))
+        model = AUTO_MODEL.from_config(transformers.AutoConfig.for_model("llama", **SMALL))
     with pytest.raises(InvalidInputError, match="meta device"):
         SuperposedLM(model)
 
 
 @pytest.mark.filterwarnings("ignore")  # what dynamo meets inside torch and transformers
-def test_compiled_model_is_not_compiled_anew_at_the_switch() -> None:
+def test_compiled_model_is_not_compiled_again_at_the_switch() -> None:
     """Both phases hand the trunk (b, L, d): one graph, compiled once, with the losses of the model as it is."""
     graphs: list[int] = []
 

@@ -1,20 +1,21 @@
-"""Multi-hot cross-entropy: the loss of a bag of s targets on one set of logits (TST.md, "Loss").
+"""Multi-hot cross-entropy: the loss of a bag of s targets against one set of logits.
 
-For one position it is `logsumexp(z) - mean_j z[y_j]`, the mean of s ordinary cross-entropies. Each slot is
-averaged over its valid positions, then the slots are averaged with their weights; a slot without any valid
-target is left out and the weights of the others are renormalised. With no valid target at all the value is nan
-and the gradient zero, as `torch.nn.functional.cross_entropy` has it. At s = 1 it is that function itself.
+docs/concepts/token-superposition.md#loss defines it. For one position it is `logsumexp(z) - mean_j z[y_j]`, the mean of
+s ordinary cross-entropies. Each slot is averaged over its valid positions, then the slots are averaged with their
+weights; a slot without any valid target is left out and the weights of the others are normalized again. Without any
+valid target the value is nan and the gradient zero, as in `torch.nn.functional.cross_entropy`. At s = 1 the loss is
+that function.
 
-Both forms make one pass over the vocabulary whatever s is: with coefficients `a_kj` (weight of slot j, divided
-by its number of valid positions) the loss is `sum_kj a_kj (logsumexp(z_k) - z_k[y_kj])`, and only gathering and
-scattering s numbers a position depends on s. `(B, L, s, V)` never exists.
+Both forms make one pass over the vocabulary for any s. With coefficients `a_kj` (weight of slot j, divided by its
+number of valid positions) the loss is `sum_kj a_kj (logsumexp(z_k) - z_k[y_kj])`; only the gathering and scattering of
+s numbers per position depends on s. `(b, L, s, V)` never exists.
 
-`linear_multi_hot_cross_entropy` takes what goes into the head and walks over positions in chunks of about
-`CHUNK_ELEMENTS` logits. It makes the gradients in the forward pass while a chunk's logits are at hand: three
-matrix products instead of the four of recomputing, against holding the head's gradient (V, d) in float32 from
-the forward to the backward pass. At 4,096 positions, d = 512, V = 32,768 it adds 161 MB at its peak, where logits
-and `cross_entropy` add 1,618 MB, in three quarters of their time; s = 8 takes 1.04 times the time of s = 1 and
-no more memory (benchmarks/loss.py).
+`linear_multi_hot_cross_entropy` takes the input of the head and goes over positions in chunks of about `CHUNK_ELEMENTS`
+logits. It computes the gradients in the forward pass, while a chunk's logits are in memory. That takes three matrix
+products, where computing the logits again in the backward pass takes four; the price is to hold the head's gradient
+(V, d) in float32 from the forward to the backward pass. At 4,096 positions, d = 512, V = 32,768 it adds 161 MB at its
+peak, where logits and `cross_entropy` add 1,618 MB, and takes three quarters of their time; s = 8 takes 1.04 times the
+time of s = 1 and no more memory (benchmarks/loss.py).
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from tst_data.errors import InvalidInputError
 __all__ = ["linear_multi_hot_cross_entropy", "multi_hot_cross_entropy"]
 
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}
-"""Logits held at once, by device: a CPU wants its caches, a GPU wants products that fill it."""
+"""Logits that are held at the same time: on a CPU they should fit its caches, on a GPU a product should fill it."""
 
 
 def multi_hot_cross_entropy(logits: Tensor, targets: Tensor, *, slot_weights: SlotWeights = None) -> Tensor:
-    """Loss of logits (b, L, V) against targets (b, L, s) int64, IGNORED (-100) where there is none -> scalar.
+    """Loss of logits (b, L, V) against targets (b, L, s) int64, with IGNORED (-100) for no target -> scalar.
 
-    Half-precision logits are widened to float32 first; the result is float32 or, from float64, float64.
+    Half-precision logits are converted to float32 first; the result is float32 or, from float64, float64.
     Raises InvalidInputError for shapes and dtypes that do not fit.
     """
     _check_targets("logits", logits, targets)
@@ -50,9 +51,9 @@ def multi_hot_cross_entropy(logits: Tensor, targets: Tensor, *, slot_weights: Sl
     if targets.shape[-1] == 1:
         return functional.cross_entropy(logits, targets[:, 0], ignore_index=IGNORED)
     valid, coefficients, known = _coefficients(targets, weights)
-    log_normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)  # (N, 1)
+    log_normalizer = torch.logsumexp(logits, dim=-1, keepdim=True)  # (N, 1)
     picked = logits.gather(-1, torch.where(valid, targets, 0))  # (N, s)
-    loss = torch.where(valid, coefficients * (log_normaliser - picked), 0.0).sum()
+    loss = torch.where(valid, coefficients * (log_normalizer - picked), 0.0).sum()
     return torch.where(known, loss, math.nan)
 
 
@@ -64,11 +65,11 @@ def linear_multi_hot_cross_entropy(
     bias: Tensor | None = None,
     slot_weights: SlotWeights = None,
 ) -> Tensor:
-    """`multi_hot_cross_entropy(hidden @ weight.T + bias, targets)` without ever holding those logits.
+    """`multi_hot_cross_entropy(hidden @ weight.T + bias, targets)`, but those logits are never held.
 
     Shapes: hidden (b, L, d), weight (V, d), bias (V,), targets (b, L, s) -> scalar in float32, or float64 from
-    float64. Under autocast the matrix products run in the autocast dtype, sums in float32. It can be
-    differentiated once. Raises InvalidInputError for shapes and dtypes that do not fit.
+    float64. Under autocast the matrix products run in the autocast dtype, sums in float32. The result can be
+    differentiated once, not twice. Raises InvalidInputError for shapes and dtypes that do not fit.
     """
     _check_targets("hidden", hidden, targets)
     device_type = hidden.device.type
@@ -83,14 +84,14 @@ def linear_multi_hot_cross_entropy(
     needs_gradient = tuple(
         torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)
     )
-    loss = _LinearMultiHotCrossEntropy.apply(
+    loss: Tensor = _LinearMultiHotCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, torch.where(valid, targets, 0), valid, coefficients, compute_dtype, needs_gradient
     )
     return torch.where(known, loss, math.nan)
 
 
 def _coefficients(targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of targets (N, s): where they are valid (N, s), what each counts (N, s; in all 1), and if any does ()."""
+    """Of targets (N, s): which are valid (N, s), how much each counts (N, s; the sum is 1), whether any counts ()."""
     valid = targets != IGNORED  # (N, s)
     counts = valid.sum(dim=0)  # (s,)
     weights = torch.where(counts > 0, weights, 0.0)
@@ -101,7 +102,7 @@ def _coefficients(targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 class _LinearMultiHotCrossEntropy(torch.autograd.Function):
-    """Value and gradients of the fused loss in one walk over chunks of positions."""
+    """Value and gradients of the fused loss, computed chunk after chunk of positions."""
 
     @staticmethod
     def forward(
@@ -109,7 +110,7 @@ class _LinearMultiHotCrossEntropy(torch.autograd.Function):
         hidden: Tensor,  # (N, d)
         weight: Tensor,  # (V, d)
         bias: Tensor | None,  # (V,)
-        targets: Tensor,  # (N, s), in range everywhere
+        targets: Tensor,  # (N, s), each from 0 to V - 1
         valid: Tensor,  # (N, s)
         coefficients: Tensor,  # (N, s)
         compute_dtype: torch.dtype,
@@ -117,7 +118,7 @@ class _LinearMultiHotCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         N, V = hidden.shape[0], weight.shape[0]
         sum_dtype = coefficients.dtype
-        # A power of two near N, so exact: in float16 the gradient of a mean over N positions would vanish.
+        # In float16 the gradient of a mean over N positions would vanish, so it is scaled, exactly, by a power of 2.
         scale = 2.0 ** round(math.log2(max(N, 1)))
         head = weight.to(compute_dtype)
         needs_hidden, needs_weight, needs_bias = needs_gradient
@@ -166,13 +167,13 @@ class _LinearMultiHotCrossEntropy(torch.autograd.Function):
 def _chunk(
     logits: Tensor, targets: Tensor, valid: Tensor, coefficients: Tensor, scale: float, needs_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """A chunk's part of the loss and the gradient by its logits (n, V) times `scale`, made in their memory."""
+    """A chunk's part of the loss, and `scale` times the gradient by its logits (n, V), written over the logits."""
     picked = logits.gather(-1, targets)  # (n, s)
     largest = logits.amax(dim=-1, keepdim=True)  # (n, 1)
     logits.sub_(largest).exp_()
     total = logits.sum(dim=-1, keepdim=True)  # (n, 1)
-    log_normaliser = total.log() + largest
-    loss = torch.where(valid, coefficients * (log_normaliser - picked), 0.0).sum()
+    log_normalizer = total.log() + largest
+    loss = torch.where(valid, coefficients * (log_normalizer - picked), 0.0).sum()
     if needs_gradient:
         logits.mul_(scale * coefficients.sum(dim=-1, keepdim=True) / total)
         logits.scatter_add_(-1, targets, -scale * coefficients)
@@ -184,26 +185,29 @@ def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _check_targets(name: str, predictions: Tensor, targets: Tensor) -> None:
-    """Predictions (b, L, n) floating beside targets (b, L, s) int64."""
+    """Raise unless predictions are (b, L, n), floating point, and targets (b, L, s), int64."""
     if not predictions.dtype.is_floating_point:
-        raise InvalidInputError(f"{name} must be floating point, not {predictions.dtype}")
+        raise InvalidInputError(f"{name}: expected floating point (given: {predictions.dtype})")
     if targets.dtype != torch.int64:
-        raise InvalidInputError(f"targets must be int64, not {targets.dtype}; convert them with .long()")
+        raise InvalidInputError(f"targets: expected int64 (given: {targets.dtype}); convert them with .long()")
     if predictions.dim() < 2 or predictions.shape[:-1] != targets.shape[:-1] or targets.shape[-1] == 0:
         raise InvalidInputError(
-            f"{name} {tuple(predictions.shape)} and targets {tuple(targets.shape)} do not fit; "
-            "they must agree in all but the last dimension, as (b, L, n) and (b, L, s) with s of 1 or more do"
+            f"targets: the shape {tuple(targets.shape)} does not fit {name} {tuple(predictions.shape)}; "
+            "give shapes that differ in the last dimension only, (b, L, n) and (b, L, s) with s of 1 or more"
         )
 
 
 def _check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, autocast: bool) -> None:
+    """Raise unless weight is (V, d) and bias (V,), of the dtype of hidden (b, L, d) unless autocast converts them."""
     if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
         raise InvalidInputError(
-            f"weight {tuple(weight.shape)} does not fit hidden {tuple(hidden.shape)}; it must be (V, d)"
+            f"weight: the shape {tuple(weight.shape)} does not fit hidden {tuple(hidden.shape)}; give (V, d)"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise InvalidInputError(f"bias {tuple(bias.shape)} does not fit weight {tuple(weight.shape)}; it must be (V,)")
+        raise InvalidInputError(
+            f"bias: the shape {tuple(bias.shape)} does not fit weight {tuple(weight.shape)}; give (V,)"
+        )
     others = [weight] if bias is None else [weight, bias]
     if not autocast and any(tensor.dtype != hidden.dtype for tensor in others):
         given = ", ".join(str(tensor.dtype) for tensor in [hidden, *others])
-        raise InvalidInputError(f"hidden, weight and bias must have one dtype, not {given}; convert them")
+        raise InvalidInputError(f"hidden, weight, bias: have different dtypes ({given}); convert them to one")

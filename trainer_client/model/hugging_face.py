@@ -1,4 +1,7 @@
-"""Building a causal LM from its configuration. `transformers` takes seconds to import, so functions import it."""
+"""Building a causal LM from its Hugging Face configuration.
+
+`transformers` takes seconds to import, so the functions here import it when they are called.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,9 @@ __all__ = ["build_config", "build_model"]
 def build_config(model: dict[str, Any] | str, description: RunDescription) -> Any:
     """The Hugging Face configuration of a model for a run.
 
-    What the run knows is filled in where it was not given: vocabulary size, end-of-text id, and room for the
-    longest sequence. Raises InvalidInputError for what is unknown or too small for the run.
+    Keys that were not given are filled in from the run: vocabulary size, end-of-text id, and room for the longest
+    sequence. Raises NotFoundError for a missing file, InvalidInputError for keys that are unknown or values that are
+    wrong or too small for the run.
     """
     import transformers
 
@@ -27,14 +31,14 @@ def build_config(model: dict[str, Any] | str, description: RunDescription) -> An
         config.vocab_size = description.vocabulary_size
     if config.vocab_size < description.vocabulary_size:
         raise InvalidInputError(
-            f"model.vocab_size is {config.vocab_size}, but run '{description.name}' has a vocabulary of "
+            f"model.vocab_size: is {config.vocab_size}, but run '{description.name}' has a vocabulary of "
             f"{description.vocabulary_size}; raise it or leave it out"
         )
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and positions < longest:
         if "max_position_embeddings" in given:
             raise InvalidInputError(
-                f"model.max_position_embeddings is {positions}, but run '{description.name}' has sequences of "
+                f"model.max_position_embeddings: is {positions}, but run '{description.name}' has sequences of "
                 f"{longest} positions; raise it or leave it out"
             )
         config.max_position_embeddings = longest
@@ -47,30 +51,34 @@ def build_config(model: dict[str, Any] | str, description: RunDescription) -> An
 
 
 def build_model(config: Any) -> Any:
-    """A causal LM with fresh weights in float32. Raises InvalidInputError for a configuration it cannot be made of."""
+    """A causal LM with new weights in float32. Raises InvalidInputError where there is none for a configuration."""
     import transformers
 
+    factory: Any = transformers.AutoModelForCausalLM  # partly untyped
     try:
-        return transformers.AutoModelForCausalLM.from_config(config).float()
-    except Exception as error:  # as many kinds as there are models
+        return factory.from_config(config).float()
+    except Exception as error:  # each model raises errors of other types
         reason = " ".join(str(error).split())[:300]
         raise InvalidInputError(
-            f"no causal language model can be made of model '{config.model_type}': {reason}"
+            f"model: no causal language model of type {config.model_type!r} can be built ({reason}); "
+            "choose another model_type or correct its keys"
         ) from None
 
 
 def _given_config(transformers: ModuleType, model: dict[str, Any] | str) -> tuple[dict[str, Any], Any]:
-    """The keys that were given, and the configuration with the model type's defaults for the others."""
+    """The keys that were given, and the configuration with the model type's defaults for all others."""
     if isinstance(model, str):
         file = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
         try:
             given = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise NotFoundError(f"no model configuration at '{file}'") from None
+            raise NotFoundError(
+                f"model '{file}': does not exist; give the path of a config.json or of its folder"
+            ) from None
         except ValueError as error:
-            raise InvalidInputError(f"'{file}' is not JSON: {error}") from None
+            raise InvalidInputError(f"model '{file}': is not JSON ({error}); give a Hugging Face config.json") from None
         if not isinstance(given, dict) or not isinstance(given.get("model_type"), str):
-            raise InvalidInputError(f"'{file}' has no model_type; expected a Hugging Face config.json")
+            raise InvalidInputError(f"model '{file}': has no model_type; give a Hugging Face config.json")
     else:
         given = model
     values = {key: value for key, value in given.items() if key != "model_type"}
@@ -78,17 +86,21 @@ def _given_config(transformers: ModuleType, model: dict[str, Any] | str) -> tupl
         default = transformers.AutoConfig.for_model(given["model_type"])
     except ValueError:
         raise InvalidInputError(
-            f"model.model_type {given['model_type']!r} is not known to transformers {transformers.__version__}; "
-            "it is the name in a model's config.json, such as llama or qwen3"
+            f"model.model_type: {given['model_type']!r} is not known to transformers {transformers.__version__}; "
+            "give the name in a model's config.json, such as llama or qwen3"
         ) from None
     try:
         config = transformers.AutoConfig.for_model(given["model_type"], **values)
-    except Exception as error:  # transformers 5 raises errors of its own for a value of the wrong type
+    except Exception as error:  # transformers 5 raises its own types for a value of the wrong type
         reason = " ".join(str(error).split())[:300]
-        raise InvalidInputError(f"model is no configuration of {given['model_type']}: {reason}") from None
-    if not isinstance(model, str):  # transformers keeps a misspelled key as an attribute, without a word
+        raise InvalidInputError(
+            f"model: is not a configuration of {given['model_type']} ({reason}); correct its values"
+        ) from None
+    if not isinstance(model, str):  # transformers keeps a misspelled key as an attribute and says nothing
         known = default.to_dict()
         unknown = [key for key in values if key not in known and not hasattr(default, key) and hasattr(config, key)]
         if unknown:
-            raise InvalidInputError(f"model.{unknown[0]} is no key of model_type {given['model_type']}; correct it")
+            raise InvalidInputError(
+                f"model.{unknown[0]}: is not a key of model_type {given['model_type']}; correct its spelling"
+            )
     return given, config

@@ -1,8 +1,8 @@
-"""Superposing the embeddings of a bag: the mean of its tokens' raw rows (TST.md, "Input").
+"""Superposing the embeddings of a bag: the mean of the raw rows of its tokens.
 
-One `embedding_bag`, so `(b, L, s, d)` is never held; sums run in float32 and the mean is cast back. A CPU's
-`embedding_bag` rounds half-precision sums and gradients on the way (1% off in the gradient of a row that is met
-40 times), so there the table is widened first; CUDA's accumulates in float32 by itself.
+docs/concepts/token-superposition.md#input defines it. One `embedding_bag`, so `(b, L, s, d)` is never held; sums run in
+float32 and the mean is cast back. A CPU's `embedding_bag` rounds sums and gradients in half precision (1% off in the
+gradient of a row that occurs 40 times), so there the table is converted first; CUDA's sums in float32 by itself.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from torch.nn import functional
 
 from tst_data.errors import InvalidInputError
 
-__all__ = ["superpose"]
+__all__ = ["superpose", "superpose_scaled"]
 
 
 def superpose(embedding: nn.Embedding | Tensor, inputs: Tensor) -> Tensor:
     """Bags (b, L, s) of token ids -> (b, L, d), the mean of their rows of `embedding` or of its weight (V, d).
 
-    With s = 1 it is the plain lookup. A scale that the embedding module applies itself is left to the caller,
-    since TST averages raw embeddings. The token stream knows no padding: an embedding's `padding_idx` keeps its
-    row from learning in the plain lookup only.
+    With s = 1 it is the plain lookup. TST averages raw embeddings, so a scale that the embedding module applies itself
+    is not applied (`superpose_scaled` does). The token stream has no padding: the row of an embedding's `padding_idx`
+    does not learn in the plain lookup, and does in bags.
     """
     weight = embedding if isinstance(embedding, Tensor) else embedding.weight
     if inputs.dim() < 2 or inputs.shape[-1] == 0 or inputs.dtype not in (torch.int64, torch.int32):
         raise InvalidInputError(
-            f"inputs {tuple(inputs.shape)} of {inputs.dtype} are no bags; give token ids (b, L, s) as int64"
+            f"inputs: {inputs.dtype} of shape {tuple(inputs.shape)} are not bags; give token ids (b, L, s) as int64"
         )
     if inputs.shape[-1] == 1:
         padding_idx = None if isinstance(embedding, Tensor) else embedding.padding_idx
@@ -35,4 +35,13 @@ def superpose(embedding: nn.Embedding | Tensor, inputs: Tensor) -> Tensor:
     if weight.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
         weight = weight.float()
     means = functional.embedding_bag(inputs.flatten(0, -2), weight, mode="mean")  # (b·L, d)
-    return means.to(dtype).unflatten(0, inputs.shape[:-1])  # (b, L, d)
+    return means.to(dtype).reshape(*inputs.shape[:-1], weight.shape[-1])  # (b, L, d)
+
+
+def superpose_scaled(embedding: nn.Embedding, inputs: Tensor) -> Tensor:
+    """`superpose`, times the scale that some embedding modules apply themselves (Gemma 3, XGLM): what a trunk takes."""
+    bags = superpose(embedding, inputs)
+    scale = getattr(embedding, "embed_scale", None)
+    if scale is None:
+        return bags
+    return bags * (scale.to(bags.dtype) if isinstance(scale, Tensor) else scale)

@@ -1,9 +1,9 @@
-"""A superposed batch in torch: the received windows, and inputs and targets made from them where they are used.
+"""A superposed batch in torch: the received windows, and inputs and targets made from them on the device.
 
-Only windows travel, from the server and to the device: 2 bytes a token (4 for large vocabularies), where int64
-inputs and targets made on the host would be 16. Both are made on `device` at first use, by slicing and one
-conversion each, and kept. A batch is a Mapping of exactly `inputs` and `targets`, so that what moves mappings of
-tensors (Lightning, Accelerate, the Hugging Face Trainer, a `DataLoader`'s pinning) can move it.
+Only windows are sent from the server and to the device: 2 bytes per token (4 for large vocabularies), where int64
+inputs and targets made on the host would take 16. Both are made on `device` at first use, by slicing and one conversion
+each, and kept. A batch is a Mapping with exactly the keys `inputs` and `targets`, so code that moves mappings of
+tensors (Lightning, Accelerate, the Hugging Face Trainer, the pinning of a `DataLoader`) can move it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tst_data.contract.bags import IGNORED, BagGeometry
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
     from tst_data.contract.batch import BatchHeader
 
@@ -28,14 +29,14 @@ _KEYS = ("inputs", "targets")
 class Batch(Mapping[str, torch.Tensor]):
     """The windows of one micro-batch of a step, as bags and targets.
 
-    `windows` (b, A + a) is what was received, in the shard's dtype (uint16 or uint32); `dataset` (b,) and
-    `first_token` (b,) are host arrays that say where each window was read: the index into the run's datasets, and
-    the position of its first token in that dataset's token stream.
+    `windows` (b, A + a) is what was received, in the shard's dtype (uint16 or uint32). `dataset` (b,) and `first_token`
+    (b,) are host arrays that say where each window was read: the index into the run's datasets, and the position of its
+    first token in that dataset's token stream.
     """
 
     def __new__(cls, tensors: Mapping[str, torch.Tensor] | None = None, **_fields: Any) -> Any:
-        # Movers rebuild a mapping as `type(data)({key: moved})`. A batch cannot be made from its tensors alone,
-        # so they get those tensors as the plain dict that they are.
+        # Code that moves a mapping rebuilds it as `type(data)({key: moved})`. A batch cannot be made from its tensors
+        # alone, so the result of that call is a plain dict of them.
         return super().__new__(cls) if tensors is None else dict(tensors)
 
     def __init__(
@@ -43,8 +44,8 @@ class Batch(Mapping[str, torch.Tensor]):
         *,
         header: BatchHeader,
         windows: torch.Tensor,
-        dataset: np.ndarray,
-        first_token: np.ndarray,
+        dataset: NDArray[np.uint16],
+        first_token: NDArray[np.uint64],
         micro_batch: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
@@ -70,7 +71,7 @@ class Batch(Mapping[str, torch.Tensor]):
 
     @property
     def targets(self) -> torch.Tensor:
-        """int64 (b, L, s), or (b, L, 1) where only inputs are superposed; -100 where there is none."""
+        """int64 (b, L, s), or (b, L, 1) where only inputs are superposed; -100: no target. On `device`."""
         if self._targets is None:
             shape = (len(self.windows), self.geometry.sequence_length, self.geometry.target_slots)
             targets = torch.full(shape, IGNORED, dtype=torch.int64, device=self.device)  # (b, L, slots)
@@ -96,7 +97,7 @@ class Batch(Mapping[str, torch.Tensor]):
 
     @property
     def checksum(self) -> str:
-        """xxh3_64 of the window values' bytes, 16 hex digits, as it came with the batch and was verified."""
+        """xxh3_64 of the window values' bytes, 16 hex digits; it came with the batch and was verified."""
         return self.header.checksum
 
     @property
@@ -106,16 +107,16 @@ class Batch(Mapping[str, torch.Tensor]):
 
     @property
     def num_latent_positions(self) -> int:
-        """Positions that the trunk sees: b · L."""
+        """Positions that the model sees: b · L."""
         return len(self.windows) * self.geometry.sequence_length
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Batch:
-        """The same batch with its windows on `device`; inputs and targets are made there."""
+        """The same batch with its windows on `device`, where inputs and targets are made."""
         target = torch.device(device)
         return self._replaced(self.windows.to(target, non_blocking=non_blocking), target)
 
     def pin_memory(self, device: torch.device | str | int | None = None) -> Batch:
-        """The same batch with its windows in page-locked memory; `device` is what a `DataLoader` passes."""
+        """The same batch with its windows in page-locked memory. A `DataLoader` passes `device`; it is not used."""
         return self._replaced(self.windows.pin_memory(), self.device)
 
     def _replaced(self, windows: torch.Tensor, device: torch.device) -> Batch:
@@ -130,15 +131,15 @@ class Batch(Mapping[str, torch.Tensor]):
         return moved
 
     def _moved(self) -> torch.Tensor:
-        """The windows on `device`, copied once; the copy overlaps with the host where they are pinned."""
+        """The windows on `device`, copied once. From pinned memory the host does not wait for the copy."""
         if self._on_device is None:
-            here = self.windows.device == self.device  # then asking for pinned memory would cost 0.6 ms for nothing
+            here = self.windows.device == self.device  # then `is_pinned` would cost 0.6 ms for nothing
             self._on_device = self.windows.to(self.device, non_blocking=not here and self.windows.is_pinned())
         return self._on_device
 
     def __getitem__(self, key: str) -> torch.Tensor:
         if key not in _KEYS:
-            raise KeyError(f"a batch holds 'inputs' and 'targets', not {key!r}")
+            raise KeyError(f"batch: has no key {key!r}; use 'inputs' or 'targets'")
         return self.inputs if key == "inputs" else self.targets
 
     def __iter__(self) -> Iterator[str]:
@@ -147,7 +148,7 @@ class Batch(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(_KEYS)
 
-    __eq__ = object.__eq__  # by identity: comparing tensors by value has no single truth
+    __eq__ = object.__eq__  # by identity: tensors compare element by element
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
-"""What an answer of a batch server means: a batch to hand on, a reason to ask again, or an error to raise.
+"""What a response of a batch server means: a batch, a reason to ask again, or an error to raise.
 
-No sockets here: these functions read statuses, headers and bodies. Whatever a body holds, what comes out is the
-batch that was asked for or one of our errors.
+No sockets here: these functions read statuses, headers and bodies. For any bytes in a body the result is the batch that
+was asked for, or one of our errors.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputErro
 __all__ = [
     "RefusedError",
     "TemporaryError",
+    "check_content_type",
     "check_description",
     "describe_error",
     "failure",
     "received",
-    "require_type",
     "retry_after_seconds",
 ]
 
 
 class TemporaryError(Exception):
-    """A failure worth another try; its text says what happened."""
+    """A failure that is worth another try. Its message says what happened."""
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class TemporaryError(Exception):
 
 
 class RefusedError(Exception):
-    """An answer that another try would not change."""
+    """A response that another try would not change."""
 
     def __init__(self, error: type[TSTError], message: str) -> None:
         super().__init__(message)
@@ -48,25 +48,26 @@ class RefusedError(Exception):
 
 
 def received(memory: torch.Tensor, description: RunDescription, step: int, rank: int, world_size: int) -> Received:
+    """The batch of a body (n,) uint8. Raises DamagedDataError, or ForeignDataError for data of another run."""
     batch = wire.decode(memory.numpy().data)
     _check_header(batch, description, step, rank, world_size)
-    # A view by way of the tensor that owns the memory: torch then knows, while a copy to a device is under way,
-    # that the page-locked block is in use.
+    # The windows are a view of the tensor that owns the memory. So torch knows that a page-locked block is in use while
+    # it is copied to a device.
     begin = batch.windows.ctypes.data - memory.data_ptr()
     if not 0 <= begin <= len(memory) - batch.windows.nbytes or begin % batch.windows.dtype.itemsize:
-        raise DamagedDataError("the windows do not lie aligned and uncompressed in the body")
+        raise DamagedDataError("the windows in the body are compressed or not aligned")
     dtype = torch.uint16 if batch.windows.dtype.itemsize == 2 else torch.uint32
     windows = memory[begin : begin + batch.windows.nbytes].view(dtype).view(batch.windows.shape)
     return Received(batch, windows, len(memory))
 
 
 def _check_header(batch: WindowBatch, description: RunDescription, step: int, rank: int, world_size: int) -> None:
-    """Raise unless the batch is what was asked for, of the run that was described."""
+    """Raise unless this is the batch that was asked for, of the run that was described."""
     header = batch.header
     if header.fingerprint != description.fingerprint:
         raise ForeignDataError(
-            f"the server now gives data of fingerprint {header.fingerprint}, this stream began with "
-            f"{description.fingerprint}; serve the run that it began with, or start a new stream"
+            f"the server now has data with fingerprint {header.fingerprint}, but this stream began with "
+            f"{description.fingerprint}; serve the run that it began with, or make a new BatchStream"
         )
     expected = BatchHeader.of(description, description.phase(step), step, rank, world_size, header.checksum)
     for name, value in vars(expected).items():
@@ -77,7 +78,7 @@ def _check_header(batch: WindowBatch, description: RunDescription, step: int, ra
 
 
 def check_description(description: RunDescription) -> None:
-    """Raise unless the phases follow one another and have sizes that a window can have."""
+    """Raise unless each phase begins where the one before it ends, and has sizes that a window can have."""
     first_step = 0
     for phase in description.phases:
         sizes = (phase.steps, phase.bag_size, phase.sequence_length, phase.batch_size)
@@ -85,17 +86,18 @@ def check_description(description: RunDescription) -> None:
             raise DamagedDataError(f"the description of phase {phase.phase} contradicts itself")
         first_step = phase.end_step
     if first_step == 0 or first_step != description.total_steps:
-        raise DamagedDataError(f"the description says {description.total_steps} steps, its phases {first_step}")
+        raise DamagedDataError(f"the description has {description.total_steps} steps, but its phases have {first_step}")
 
 
-def require_type(response: http.client.HTTPResponse, expected: str) -> None:
+def check_content_type(response: http.client.HTTPResponse, expected: str) -> None:
+    """Raise DamagedDataError where the body is of another content type."""
     found = response.headers.get_content_type()
     if found != expected:
-        raise DamagedDataError(f"the answer is {found}, expected {expected}")
+        raise DamagedDataError(f"the response is {found}, expected {expected}")
 
 
 def failure(response: http.client.HTTPResponse, body: torch.Tensor) -> Exception:
-    """What an answer other than 200 means."""
+    """The error that a response with another status than 200 means."""
     status = response.status
     problem_type, detail = _problem(bytes(body.numpy()))
     message = f"{status} {response.reason}" + (f": {detail}" if detail else "")
@@ -109,12 +111,12 @@ def failure(response: http.client.HTTPResponse, body: torch.Tensor) -> Exception
         return RefusedError(InvalidInputError, f"{message}; pass a valid token=...")
     if 300 <= status < 400:
         target = response.headers.get("Location", "elsewhere")
-        return RefusedError(InvalidInputError, f"{message}: redirects to {target[:200]!r}; give that URL instead")
+        return RefusedError(InvalidInputError, f"{message}, a redirect to {target[:200]!r}; give that URL instead")
     return RefusedError(InvalidInputError, message)
 
 
 def _problem(body: bytes) -> tuple[str, str]:
-    """Type and detail of a problem document (RFC 9457), each "" where there is none; made one short line."""
+    """Type and detail of a problem document (RFC 9457), the detail as one short line. Each is "" if it is missing."""
     try:
         problem = json.loads(body)
     except (ValueError, RecursionError):
@@ -126,7 +128,7 @@ def _problem(body: bytes) -> tuple[str, str]:
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """Retry-After as seconds or as a date; None where there is none or it cannot be read."""
+    """Seconds of a Retry-After that gives seconds or a date; None if it is missing or cannot be read."""
     if value is None:
         return None
     if value.strip().isdecimal():
@@ -141,5 +143,6 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 
 def describe_error(error: Exception) -> str:
+    """The type of an error and its message, in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

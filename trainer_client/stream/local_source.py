@@ -1,7 +1,7 @@
-"""Sources that need no server: a run file planned and read in this process, and a materialised folder.
+"""Sources that need no server: a run file that is planned and read in this process, and a materialized folder.
 
-Both go through the code that a server would run (`tst_data.Plan`) or has run (`tst-data materialize`), so the
-windows are those of the URL. One reader at a time: gathering from mapped shards is memory-bound, a second
+Both use the code that a server runs (`tst_data.Plan`) or that made the folder (`tst-data materialize`), so the windows
+are those of the URL. There is one reader at a time: gathering from mapped shards is bound by memory, and a second
 thread would only share the same bandwidth.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from trainer_client.stream.source import Received, host_tensor
+import torch
+
+from trainer_client.stream.source import Received
 from tst_data.contract.batch import WindowBatch
 from tst_data.contract.description import RunDescription
 
@@ -24,7 +26,7 @@ class _Batches(Protocol):
 
 
 class _LocalSource:
-    """Batches of this machine, read by whoever asks; its own only reader."""
+    """Batches that this process reads itself."""
 
     max_readers = 1
     num_retries = 0
@@ -43,6 +45,8 @@ class _LocalSource:
 
 
 class _LocalReader:
+    """Reads in the thread that calls it."""
+
     def __init__(self, batches: _Batches, pin_memory: bool) -> None:
         self._batches = batches
         self._pin_memory = pin_memory
@@ -50,17 +54,23 @@ class _LocalReader:
     def read(self, step: int, rank: int, world_size: int) -> Received:
         batch = self._batches.read_batch(step, rank, world_size)
         num_bytes = batch.windows.nbytes + batch.dataset.nbytes + batch.first_token.nbytes
-        return Received(batch, host_tensor(batch, self._pin_memory), num_bytes)
+        return Received(batch, self._host_tensor(batch), num_bytes)
 
     def abort(self) -> None:
-        """Nothing to cut off: a read waits for no one."""
+        """Nothing to cut off: a read waits for nobody."""
 
     def close(self) -> None:
-        """Nothing to free: the maps belong to the source."""
+        """Nothing to free: the memory maps belong to the source."""
+
+    def _host_tensor(self, batch: WindowBatch) -> torch.Tensor:
+        """The batch's windows (b, A + a): the same memory where it may be written, else a copy."""
+        windows = batch.windows if batch.windows.flags.writeable else batch.windows.copy()
+        tensor = torch.from_numpy(windows)
+        return tensor.pin_memory() if self._pin_memory else tensor
 
 
 class RunSource(_LocalSource):
-    """A run file; its datasets are read in this process."""
+    """A run file. Its datasets are read in this process."""
 
     def __init__(self, path: Path, *, pin_memory: bool) -> None:
         from tst_data.plan.plan import Plan

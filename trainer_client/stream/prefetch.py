@@ -1,12 +1,12 @@
-"""Ordered read-ahead: a few threads fetch positions `p, p + 1, ...`, the consumer takes them in order.
+"""Read-ahead in order: a few threads fetch positions `p, p + 1, ...`, and the consumer takes them in that order.
 
-Positions are plain integers and `fetch` is any function of one, so this file knows nothing of batches. At most
-`depth` positions are under way or waiting at once, which bounds memory. Each thread calls `open_reader` once
-and reads with what it got, so over HTTP each keeps its own connection alive and `depth` requests overlap.
+Positions are plain integers and `fetch` is any function of one, so this file knows nothing about batches. At most
+`depth` positions are being fetched or waiting at the same time, which bounds memory. Each thread calls `open_reader`
+once and reads with the result, so over HTTP each thread keeps its own connection and up to `depth` requests overlap.
 
-An error of a fetch is kept at its position and raised when the consumer gets there, after everything before it.
-Taking another position than the next one (after a seek or an error) drops what was fetched and starts there.
-The threads are daemons and hold no reference to the consumer, so a dropped stream can be collected.
+An error of a fetch is kept at its position and raised when the consumer gets there, after everything before it. Taking
+another position than the next one (after a seek or an error) drops what was fetched and starts at that position. The
+threads are daemons and hold no reference to the consumer, so a dropped stream can be collected.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _JOIN_SECONDS = 5.0
 
 
 class Prefetcher(Generic[R, T]):
-    """Fetches positions below `end` ahead of the consumer, at most `depth` (>= 1) of them, in `num_threads` threads."""
+    """Fetches up to `depth` (>= 1) positions ahead of the consumer, all below `end`, in `num_threads` threads."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class Prefetcher(Generic[R, T]):
         self._depth = depth
         self._changed = threading.Condition()
         self._fetched: dict[int, tuple[T | None, BaseException | None]] = {}
-        self._wanted = 0  # the position the consumer takes next
-        self._next = end  # the position a thread fetches next; nothing until the consumer asks
-        self._generation = 0
+        self._wanted = 0  # the position that the consumer takes next
+        self._next = end  # the position that a thread fetches next; none until the consumer asks
+        self._generation = 0  # counts restarts; a value fetched for an earlier one is dropped
         self._closed = False
         self._readers: list[R] = []
         self._threads = [
@@ -62,25 +62,27 @@ class Prefetcher(Generic[R, T]):
         self._started = False
 
     def take(self, position: int) -> T:
-        """The value of `position`, waited for; raises what its fetch raised."""
+        """Wait for the value of `position`. Raises what its fetch raised."""
         with self._changed:
             if position != self._wanted or not self._started:
                 self._restart(position)
             while position not in self._fetched:
                 if self._closed:
-                    raise InvalidInputError("the stream was closed while a batch was waited for")
+                    raise InvalidInputError(
+                        "the stream was closed during a wait for a batch; make a new BatchStream to continue"
+                    )
                 self._changed.wait()
             value, error = self._fetched.pop(position)
             self._wanted = position + 1
             self._changed.notify_all()
             if error is not None:
-                self._wanted = -1  # whatever is taken next starts anew
+                self._wanted = -1  # the next call restarts at its own position
                 raise error
             assert value is not None
             return value
 
     def close(self) -> None:
-        """End the threads; a read under way is cut off."""
+        """End the threads. A read that has begun is cut off."""
         with self._changed:
             self._closed = True
             self._fetched.clear()
@@ -111,15 +113,15 @@ class Prefetcher(Generic[R, T]):
                 if reader is None:
                     reader = self._reader()
                 value = self._fetch(reader, position)
-            except BaseException as caught:  # carried to the consumer, who raises it
+            except BaseException as caught:  # the consumer raises it
                 error = caught
             with self._changed:
                 if generation == self._generation and not self._closed:
                     self._fetched[position] = (value, error)
                     if error is not None:
-                        self._next = self._end  # nothing behind an error is of use
+                        self._next = self._end  # what comes after an error is not needed
                     self._changed.notify_all()
-            value = error = None  # a kept reference would keep the batch's memory from being freed
+            value = error = None  # a reference kept here would keep the batch's memory in use
         if reader is not None:
             reader.close()
 
@@ -132,7 +134,7 @@ class Prefetcher(Generic[R, T]):
         return reader
 
     def _ticket(self) -> tuple[int, int] | None:
-        """The next position to fetch, once there is room ahead; None when closed."""
+        """Wait until there is room ahead, then give the generation and the position to fetch; None when closed."""
         with self._changed:
             while not self._closed:
                 if self._next < min(self._end, self._wanted + self._depth):

@@ -1,8 +1,8 @@
-"""Trying again, by tenacity: backoff with full jitter, a server's Retry-After, a deadline, and an end at any moment.
+"""Trying again with tenacity: backoff with full jitter, the server's Retry-After, a deadline, and a stop at any moment.
 
-tenacity rather than stamina, because a background thread must be able to stop in mid-wait (`sleep_using_event`),
-where stamina sleeps through a Retry-After of minutes. A trainer of many ranks meets a restarted server all at once;
-full jitter (a wait drawn from 0 to the bound) spreads them.
+tenacity and not stamina, because a background thread must be able to stop during a wait (`sleep_using_event`); stamina
+sleeps until a Retry-After of minutes is over. All ranks of a trainer meet a restarted server at the same time. Full
+jitter (each wait is drawn between 0 and the bound) spreads their requests.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def retrying(
     worth_another_try: Callable[[BaseException], bool],
     before_wait: Callable[[BaseException], None],
 ) -> Retrying:
-    """Calls a function until it returns, raises what is not worth another try, or the time is over.
+    """Calls a function until it returns, until it raises an error that is not worth another try, or until time is up.
 
-    An error may carry `retry_after_seconds`, which the wait is then at least. A wait is cut to what is left, so that
-    one last try is made just before the deadline.
+    An error may carry `retry_after_seconds`; then the wait is at least that long. A wait is cut to the time that is
+    left, so that the last try is made just before the deadline.
     """
     deadline = time.monotonic() + timeout_seconds
     backoff = wait_random_exponential(multiplier=INITIAL_SECONDS, max=LARGEST_SECONDS)

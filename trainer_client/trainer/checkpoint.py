@@ -1,13 +1,13 @@
-"""Checkpoints: everything a training needs to go on as if nothing had happened.
+"""Checkpoints: all that a training needs to resume as if nothing had happened.
 
-A checkpoint is a folder `step-00000500`, written under another name, synced and renamed, so one that has its name
-is whole. It holds
+A checkpoint is a folder `step-00000500`. It is written under another name, synced and renamed, so a folder with this
+name is whole. It contains
 
     model.safetensors   weights
-    training.pt         optimizer state, and the random states of each rank; tensors only, read with weights_only
-    checkpoint.json     step, stream state, each rank's digest, hyperparameters, model configuration
+    training.pt         optimizer state, and the random states of all ranks; tensors only, read with weights_only
+    checkpoint.json     step, stream state, each rank's digest, hyperparameters, model configuration (`TrainingState`)
 
-and nothing of it is unpickled.
+and nothing in it is unpickled.
 """
 
 from __future__ import annotations
@@ -15,35 +15,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainer_client.trainer.training_state import TrainingState
+from tst_data.configuration import shown
 from tst_data.durable_files import TEMPORARY_SUFFIX, sync_folder
 from tst_data.errors import DamagedDataError, InvalidInputError
 
-__all__ = ["Checkpoint", "Checkpoints", "Position", "replace_folder"]
+__all__ = ["Checkpoint", "Checkpoints", "replace_folder"]
 
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Position:
-    """Where a training stands, in plain values: what `checkpoint.json` holds."""
-
-    step: int
-    """Steps done; the next one has this number."""
-    stream: dict[str, Any]
-    digests: list[str]
-    """Of each rank, in order."""
-    model: dict[str, Any]
-    seconds: float
-    """Spent training so far, over all restarts."""
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
-    """What the updates were made with; nothing where the checkpoint does not say."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +37,10 @@ class Checkpoint:
     """A whole checkpoint on disk."""
 
     folder: Path
-    position: Position
+    state: TrainingState
 
     def load_model(self, model: nn.Module) -> None:
-        """Fill in the weights; tied ones are stored once. Raises DamagedDataError or InvalidInputError."""
+        """Load the weights into a model; tied ones are stored once. Raises DamagedDataError or InvalidInputError."""
         from safetensors import SafetensorError
         from safetensors.torch import load_model
 
@@ -62,10 +48,12 @@ class Checkpoint:
         try:
             load_model(model, path)
         except (SafetensorError, OSError) as error:
-            raise self._damaged(path, error) from None
+            raise _damaged(path, error) from None
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
-            raise InvalidInputError(f"'{path}' does not fit the model: {reason}") from None
+            raise InvalidInputError(
+                f"'{path}': does not fit the model ({reason}); resume with the model that was saved"
+            ) from None
 
     def load_training(self) -> dict[str, Any]:
         """Optimizer state and random states. Raises DamagedDataError."""
@@ -73,14 +61,8 @@ class Checkpoint:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise self._damaged(path, error) from None
+            raise _damaged(path, error) from None
         return state
-
-    def _damaged(self, path: Path, error: Exception) -> DamagedDataError:
-        reason = " ".join(str(error).split())[:200]
-        return DamagedDataError(
-            f"'{path}' cannot be read ({reason}); remove '{self.folder}' to go on from the checkpoint before it"
-        )
 
 
 class Checkpoints:
@@ -91,7 +73,7 @@ class Checkpoints:
         self._keep = keep
 
     def newest(self) -> Checkpoint | None:
-        """The one of the highest step, if there is any."""
+        """The checkpoint with the highest step; None where there is no checkpoint."""
         folders = self._folders()
         return _open(folders[-1]) if folders else None
 
@@ -99,21 +81,23 @@ class Checkpoints:
         return bool(self._folders())
 
     def foreign_names(self) -> list[str]:
-        """What lies here and is neither a checkpoint nor one that was being written."""
+        """Names in the folder that are neither a checkpoint nor one that was being written."""
         own = {*self._folders(), *self._unfinished()}
         return sorted(path.name for path in self.folder.iterdir() if path not in own)
 
-    def save(self, position: Position, model: nn.Module, optimizer: dict[str, Any], random: dict[str, Tensor]) -> Path:
-        """Write a checkpoint and remove the oldest beyond `keep`. For the first rank only."""
+    def save(
+        self, state: TrainingState, model: nn.Module, optimizer: dict[str, Any], random: dict[str, Tensor]
+    ) -> Path:
+        """Write a checkpoint, then remove all but the newest `keep`. For the first rank only."""
         from safetensors.torch import save_model
 
-        target = self.folder / f"step-{position.step:08d}"
+        target = self.folder / f"step-{state.step:08d}"
         staging = target.with_name(target.name + TEMPORARY_SUFFIX)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         save_model(model, str(staging / "model.safetensors"))
         torch.save({"optimizer": optimizer, "random": random}, staging / "training.pt")
-        content = {"format_version": FORMAT_VERSION, **position.__dict__}
+        content = {"format_version": FORMAT_VERSION, **vars(state)}
         (staging / "checkpoint.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
         replace_folder(staging, target)
         for folder in self._folders()[: -self._keep]:
@@ -121,7 +105,7 @@ class Checkpoints:
         return target
 
     def remove_unfinished(self) -> None:
-        """What a killed process left of a checkpoint that it was writing or removing."""
+        """Remove what a killed process left of a checkpoint that it was writing or removing."""
         for folder in self._unfinished():
             shutil.rmtree(folder)
 
@@ -133,7 +117,7 @@ class Checkpoints:
 
 
 def replace_folder(staging: Path, target: Path) -> None:
-    """Sync what was written in `staging` and give it the name `target`, in place of what is there."""
+    """Sync what was written in `staging` and rename it to `target`, which is replaced."""
     for file in staging.rglob("*"):
         if file.is_file():
             with file.open("rb") as opened:
@@ -146,7 +130,7 @@ def replace_folder(staging: Path, target: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Take the name away first, so that what is half removed is not taken for whole."""
+    """Rename the folder first, so that a half removed one is not taken for a whole one."""
     doomed = folder.with_name(f"{folder.name}.old{TEMPORARY_SUFFIX}")
     shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)
@@ -159,13 +143,20 @@ def _open(folder: Path) -> Checkpoint:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
-            raise InvalidInputError(f"'{path}' has format version {version!r}; this trainer reads {FORMAT_VERSION}")
-        known = {each.name for each in fields(Position)}
-        return Checkpoint(folder, Position(**{name: content[name] for name in known & set(content)}))
+            raise InvalidInputError(
+                f"'{path}': has format version {shown(version)}, expected {FORMAT_VERSION}; resume with the version of "
+                "this package that saved it"
+            )
+        known = {each.name for each in fields(TrainingState)}
+        return Checkpoint(folder, TrainingState(**{name: content[name] for name in known & set(content)}))
+    except InvalidInputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise DamagedDataError(
-            f"'{path}' cannot be read ({reason}); remove '{folder}' to go on from the checkpoint before it"
-        ) from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> DamagedDataError:
+    reason = " ".join(str(error).split())[:200]
+    return DamagedDataError(
+        f"'{path}': cannot be read ({reason}); remove '{path.parent}' to resume from the checkpoint before it"
+    )

@@ -1,8 +1,10 @@
-"""The training configuration: one YAML or JSON file beside the run, for everything that is not data.
+"""The training file: one YAML or JSON file beside the run file, for everything that is not data.
 
-What determines the batches stands in the run file and is not repeated here. Defaults are the paper's where it
-names one: AdamW (0.9, 0.95), one warmup-stable-decay schedule over all steps with 2,000 steps of warm-up (at most
-a tenth of the run) and a decay over the last tenth. Paths are relative to the file.
+What determines the batches is in the run file and is not repeated here. Defaults are the paper's where it gives them:
+AdamW (0.9, 0.95), one warmup-stable-decay schedule over all steps with 2,000 steps of warm-up (at most a tenth of the
+run) and a decay over the last tenth. Paths are relative to the file.
+
+The string after a field is its description in the generated reference and JSON Schema.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from trainer_client.loss.slot_weights import normalised_slot_weights
+from trainer_client.loss.slot_weights import normalized_slot_weights
 from tst_data.configuration import Frozen, load_model
+from tst_data.errors import InvalidInputError
 
 __all__ = ["CheckpointConfig", "EvaluationConfig", "TrainConfig", "load_train_config"]
 
@@ -32,59 +35,89 @@ SMALL_LLAMA: dict[str, Any] = {
 
 
 class EvaluationConfig(Frozen):
-    """Next-token loss on held-out text, always at bag size 1: before the first step, at each switch, every
-    `every` steps and at the end, over the first `windows` non-overlapping windows of the dataset."""
+    """Next-token loss on held-out text, always at bag size 1, over the first windows of a dataset without overlap.
+
+    It is computed before the first step, every `every` steps, at each switch and at the end.
+    """
 
     dataset: str
+    """Folder of the held-out dataset, made with the tokenizer of the run's datasets."""
     every: Count = 500
+    """Steps from one evaluation to the next."""
     windows: Count = 64
+    """How many windows to evaluate on; fewer where the dataset has fewer."""
     sequence_length: Count | None = None
-    """Positions of a window; default: the longest sequence length of the run's phases."""
+    """Positions of a window. Null: the longest sequence length of the run's phases."""
     batch_size: Count = 16
+    """Windows that are evaluated at the same time. It changes speed and memory, not the result."""
 
 
 class CheckpointConfig(Frozen):
     """How often to save, and how many checkpoints to keep."""
 
     every: Count = 500
+    """Steps from one checkpoint to the next. The last step and a stop by a signal are saved too."""
     keep: Count = 2
+    """How many of the newest checkpoints to keep."""
 
 
 class TrainConfig(Frozen):
     """Model, optimizer, schedule, evaluation and checkpoints of one training."""
 
     model: dict[str, Any] | str = Field(default_factory=lambda: dict(SMALL_LLAMA))
-    """Hugging Face configuration (`model_type` and its keys), or the path of a config.json or its folder."""
+    """Keys of a Hugging Face configuration with `model_type`, or the path of a config.json or of its folder. Vocabulary
+    size, end-of-text id and room for the longest sequence are filled in from the run. Default: a small Llama with 4
+    layers of width 256."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=1 << 63)] = 0
+    """Seed of the first weights and of dropout. The seed of the data is in the run file."""
     micro_batches: Count = 1
-    """Parts that a rank's share of a step is computed in (gradient accumulation)."""
+    """Parts that a rank computes its share of a step in, one after another (gradient accumulation)."""
     learning_rate: Positive = 1e-3
+    """Peak learning rate, between warm-up and decay."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Decay factors of AdamW's two moments."""
     epsilon: Positive = 1e-8
+    """AdamW's epsilon."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    """Applied to matrices; vectors (norms, biases) are not decayed."""
+    """Weight decay of matrices. Vectors (norms, biases) are not decayed."""
     max_grad_norm: Positive | None = 1.0
+    """Gradients with a larger norm are scaled down to it. Null: no limit."""
     warmup_steps: Annotated[int, Field(strict=True, ge=0)] | None = None
+    """Steps in which the learning rate rises. Null: 2,000, but at most a tenth of the run."""
     decay_fraction: Fraction = 0.1
+    """Share of all steps, at the end, in which the learning rate falls."""
     slot_weights: str | tuple[float, ...] | None = None
+    """How much each token of a bag counts in the loss: uniform, power, exponential, first, mutual_information, or one
+    number per slot. Null: uniform."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; auto is bfloat16 where there is a GPU. Weights and sums are float32."""
+    """Format of matrix products; auto is bfloat16 on a GPU and float32 on a CPU. Weights and sums are float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto is cuda where there is a GPU, else cpu."""
     compile: bool = False
+    """Whether to compile the model with torch.compile."""
     threads: Count | None = None
+    """CPU threads of torch. Null: torch's own default."""
     prefetch: Annotated[int, Field(strict=True, ge=0)] = 2
+    """Batches that are fetched ahead; with 0 each is fetched when it is needed."""
     timeout_seconds: Positive = 300
-    """How long a batch may take to come, restarts of the server included."""
+    """How long to wait for one batch, also while the server restarts."""
     output: str | None = None
+    """Folder of checkpoints, metrics and the model. The option --output replaces it. Null: training/NAME of the run."""
     log_every: Count = 10
+    """Steps from one record of loss and speed to the next. Switches, checkpoints and the last step have one too."""
     evaluation: EvaluationConfig | None = None
+    """Evaluation on held-out text. Null: none."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """When to save checkpoints, and how many to keep."""
 
     @field_validator("slot_weights")
     @classmethod
     def _check_slot_weights(cls, value: str | tuple[float, ...] | None) -> str | tuple[float, ...] | None:
         if value is not None:
-            normalised_slot_weights(value, 1 if isinstance(value, str) else len(value))
+            try:
+                normalized_slot_weights(value, 1 if isinstance(value, str) else len(value))
+            except InvalidInputError as error:  # the key is named once, by the message around this one
+                raise ValueError(str(error).removeprefix("slot_weights: ")) from None
         return value
 
     @field_validator("model")
@@ -96,7 +129,7 @@ class TrainConfig(Frozen):
 
 
 def load_train_config(path: str | Path | None) -> TrainConfig:
-    """The configuration in a file, its paths made absolute; all defaults without one.
+    """The configuration in a file, with its paths made absolute. Without a file, all defaults.
 
     Raises NotFoundError, or InvalidInputError for a file that is not a configuration.
     """

@@ -1,11 +1,11 @@
-"""What a training measured: `metrics.jsonl`, one JSON object a line, and the same curves for TensorBoard.
+"""What a training measured: `metrics.jsonl` with one JSON object per line, and the same curves for TensorBoard.
 
-Losses with bags and next-token losses are different series and never share a name: `bag_loss` and
-`next_token_loss`, and `held_out_loss`, which is next-token loss always. `raw_tokens` counts tokens read as input,
-`latent_positions` what the trunk saw; in the superposition phase the first is s times the second.
+Losses with bags and next-token losses are different series with different names: `bag_loss`, `next_token_loss`, and
+`held_out_loss`, which is always next-token loss. `raw_tokens` counts tokens read as input, `latent_positions` the
+positions that the model saw; in the superposition phase the first is s times the second.
 
-A line is written whole and flushed. After a restart the lines behind the checkpoint are dropped before the steps
-are taken again, so that every step stands once.
+A line is written whole and flushed. After a restart the lines after the checkpoint are dropped, and then those steps
+are taken again, so every step appears once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CURVES = {
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; a last line that was cut off is left out. Raises DamagedDataError."""
+    """The records of a `metrics.jsonl`, without a last line that was cut off. Raises DamagedDataError."""
     records = []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -52,14 +52,14 @@ def _record(line: str, path: Path) -> dict[str, Any]:
             return dict(record)
     except (ValueError, TypeError):
         pass
-    raise DamagedDataError(f"'{path}' has a line that is no record: {line.strip()[:80]!r}; remove the line")
+    raise DamagedDataError(f"'{path}': has a line that is not a record: {line.strip()[:80]!r}; remove the line")
 
 
 def keep_until(records: list[dict[str, Any]], next_step: int) -> list[dict[str, Any]]:
-    """What had been measured when a checkpoint with this next step was saved.
+    """What was measured before a checkpoint with this next step was saved.
 
-    A record of an event `step` has the number of the step; all others have the number of steps done before them. At
-    the step of a checkpoint, evaluation and checkpoint are recorded before it is saved, all else after.
+    A record of the event `step` has the number of that step; all others have the number of steps done before them. Of
+    the records with the step of a checkpoint, evaluation and checkpoint are written before it is saved, others after.
     """
     return [
         record
@@ -70,7 +70,7 @@ def keep_until(records: list[dict[str, Any]], next_step: int) -> list[dict[str, 
 
 
 class MetricsLog:
-    """The metrics of one training in its output folder, from `next_step` on."""
+    """The metrics of one training in its output folder, from `next_step` on. Older records are kept."""
 
     def __init__(self, folder: Path, next_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -82,7 +82,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """One record, durable against the death of this process."""
+        """Write one record. It is kept also if this process is killed."""
         self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
         self._file.flush()
         for key, value in values.items():

@@ -1,7 +1,7 @@
 """One optimizer step: micro-batches, clipping, AdamW and the learning rate of the step.
 
-Nothing here knows of bags or phases: at the switch the optimizer goes on with the moments it has, which is what
-TST asks for (resetting them there costs more than superposition gains).
+Nothing here knows about bags or phases. At the switch the optimizer continues with the moments that it has, as TST
+requires: resetting them there costs more than superposition gains.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Optimization:
         )
 
     def step(self, step: int, losses: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """Back-propagate each micro-batch's loss as it comes, then update -> summed loss (), gradient norm ()."""
+        """Back-propagate the loss of each micro-batch as it comes, then update -> summed loss (), gradient norm ()."""
         total: Tensor | None = None
         for loss in losses:
             loss.backward()
@@ -69,9 +69,9 @@ class Optimization:
 
 
 def hyperparameters(config: TrainConfig, total_steps: int) -> dict[str, Any]:
-    """What the updates of all steps depend on besides data and model, in plain JSON values with defaults filled in.
+    """What the updates of all steps depend on besides data and model, as JSON values with defaults filled in.
 
-    Micro-batches, precision and device are not among them: they change a result by rounding.
+    Micro-batches, precision and device are not among them: they change a result by rounding only.
     """
     weights = config.slot_weights or "uniform"
     return {
@@ -92,7 +92,7 @@ def _warmup_steps(config: TrainConfig, total_steps: int) -> int:
 
 
 def without_gradient_exchange(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Ranks exchange gradients once a step, with its last micro-batch."""
+    """A context in which ranks exchange gradients with the last micro-batch of a step only."""
     if last or not isinstance(model, nn.parallel.DistributedDataParallel):
         return contextlib.nullcontext()
     return model.no_sync()

@@ -1,11 +1,11 @@
-"""The output folder of a training: nobody else's files, and one process at a time.
+"""The output folder of a training: only its own files, and one process at a time.
 
-Before anything is written the folder is looked at: it is empty, or what it holds was begun by this training. A
-checkpoint says so, and before there is one the fingerprint that `metrics.jsonl` begins with. Anything else is
-refused by name, for a training that starts drops metrics and replaces the model.
+The folder is checked before anything is written. It must be empty, or its content must be of this training: a
+checkpoint shows that, and before the first checkpoint the fingerprint in the first line of `metrics.jsonl`. Anything
+else is refused by name, because a training that starts drops metrics and replaces the model.
 
-The first rank holds an flock on a file `lock` in the folder for the life of the run. The kernel lets go of it with
-the process, however that ends, so a lock file that a `kill -9` left behind keeps nobody out.
+The first rank holds a lock on the file `lock` in the folder until the run ends. The kernel releases it with the
+process, also after a `kill -9`, so a lock file that is left in the folder keeps nobody out.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from pathlib import Path
 
 from trainer_client.trainer.checkpoint import Checkpoints
 from trainer_client.trainer.metrics_log import FILE_NAME as METRICS
+from trainer_client.trainer.process_group import ProcessGroup
 from tst_data.durable_files import TEMPORARY_SUFFIX, FileLock
-from tst_data.errors import ForeignDataError, InvalidInputError
+from tst_data.errors import ForeignDataError, InvalidInputError, TSTError
 
 __all__ = ["REPORT", "OutputFolder"]
 
 LOCK = "lock"
 REPORT = "report.json"
 UNTOUCHED = {LOCK, METRICS + TEMPORARY_SUFFIX}
-"""What a training may have left that was killed before its first record."""
+"""What is in the folder of a training that was killed before its first record."""
 BEGUN = {*UNTOUCHED, METRICS, "tensorboard", "checkpoints"}
-"""What one may have left that was killed before its first checkpoint."""
+"""What is in the folder of a training that was killed before its first checkpoint."""
 
 
 class OutputFolder:
-    """Where one training writes, once `claim` has given it to this process."""
+    """The folder that one training writes to, after `claim`."""
 
     def __init__(self, path: Path, checkpoints: Checkpoints) -> None:
         self.path = path
@@ -38,12 +39,25 @@ class OutputFolder:
         self._made: list[Path] = []
         self._lock = FileLock(path / LOCK)
 
-    def claim(self, fingerprint: str) -> None:
-        """Make the folder, and lock it for the training of the data with this fingerprint.
+    def claim(self, fingerprint: str, group: ProcessGroup) -> None:
+        """Take the folder for a training on the data with this fingerprint. The first rank takes it for all.
 
-        Raises ForeignDataError for results of other data, InvalidInputError for what no training left there or
-        where another process is at work.
+        Raises ForeignDataError for results of other data, and InvalidInputError for other files or where another
+        process uses the folder. If the first rank cannot take the folder, every rank raises.
         """
+        refusal: TSTError | None = None
+        if group.is_first:
+            try:
+                self._take(fingerprint)
+            except TSTError as error:
+                refusal = error
+        if group.any(refusal is not None):
+            raise refusal or InvalidInputError(
+                f"output '{self.path}': the first rank cannot use it; see the message of the first rank"
+            )
+
+    def _take(self, fingerprint: str) -> None:
+        """Make the folder and lock it."""
         self._check(fingerprint)
         missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self._made = missing
@@ -51,30 +65,31 @@ class OutputFolder:
         try:
             if not self._lock.take():
                 raise InvalidInputError(
-                    f"another process is training into '{self.path}'; wait for it, stop it, or choose another --output"
+                    f"output '{self.path}': another process is training into it; wait for it, stop it, or choose "
+                    "another --output"
                 )
-            self._check(fingerprint)  # another process may have come and gone since the first look
+            self._check(fingerprint)  # another process may have used it since the first check
         except BaseException:
             self.release()
             raise
 
     def release(self) -> None:
-        """Let other processes in; a folder that was made and not used is taken away again."""
+        """Let other processes use the folder. A folder that was made and not used is removed."""
         self._lock.release(remove=True)
-        with suppress(OSError):  # not empty: it was used
+        with suppress(OSError):  # not empty, so it was used
             for folder in self._made:
                 folder.rmdir()
         self._made = []
 
     def _check(self, fingerprint: str) -> None:
-        """Raise for a folder that holds something which is not of this training."""
+        """Raise for a folder with anything that is not of this training."""
         if self.path.exists() and not self.path.is_dir():
-            raise InvalidInputError(f"output '{self.path}' is a file; choose a folder with --output")
+            raise InvalidInputError(f"output '{self.path}': is a file; choose a folder with --output")
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
         for name, found in ((METRICS, self._fingerprint_of_metrics()), (REPORT, self._fingerprint_of_report())):
             if found is not None and found != fingerprint:
                 raise ForeignDataError(
-                    f"'{self.path / name}' is of data with fingerprint {found}, this run has {fingerprint}; "
+                    f"'{self.path / name}': belongs to data with fingerprint {found}, but this run has {fingerprint}; "
                     "choose another --output"
                 )
         if self._checkpoints.exist():
@@ -84,12 +99,12 @@ class OutputFolder:
             foreign = {f"checkpoints/{name}" for name in self._checkpoints.foreign_names()}
         if foreign:
             raise InvalidInputError(
-                f"output folder '{self.path}' holds '{min(foreign)}' and no checkpoint of this training to go on "
-                "from; choose another --output, or move it away"
+                f"output '{self.path}': has '{min(foreign)}' and no checkpoint of this training; choose another "
+                "--output, or move the files away"
             )
 
     def _fingerprint_of_metrics(self) -> str | None:
-        """Of the data that the metrics are of; none where nothing was recorded."""
+        """Of the data that the metrics belong to; None where nothing was recorded."""
         try:
             with (self.path / METRICS).open(encoding="utf-8", errors="replace") as file:
                 first = file.readline()
@@ -105,7 +120,7 @@ class OutputFolder:
 
 
 def _fingerprint(text: str) -> str:
-    """The fingerprint that a JSON text names."""
+    """The fingerprint in a JSON object; "unknown" where there is none."""
     try:
         return str(json.loads(text)["fingerprint"])
     except (ValueError, KeyError, TypeError):

@@ -1,7 +1,7 @@
-"""Data-parallel processes as `torchrun` starts them, and the few words they exchange besides gradients.
+"""The data-parallel processes that `torchrun` starts, and what they exchange besides gradients.
 
-Gradients go through DistributedDataParallel. What is gathered here (random states, digests, a wish to stop) are
-tensors on the CPU over gloo: no object is pickled, and a GPU is never waited for.
+Gradients go through DistributedDataParallel. What is gathered here (random states, digests, requests to stop) are CPU
+tensors over gloo, so no object is pickled and no process waits for a GPU.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor, distributed
 
 from tst_data.errors import InvalidInputError
 
-__all__ = ["Ranks", "joined_ranks"]
+__all__ = ["ProcessGroup", "join_process_group"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """This process among its peers."""
+class ProcessGroup:
+    """This process and the others of its training. Every rank must make each call, in the same order."""
 
     rank: int
     world_size: int
@@ -46,11 +46,11 @@ class Ranks:
         return value
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says so."""
+        """Whether the flag is true on any rank."""
         return (self.world_size > 1 and bool(self.sum(torch.tensor(int(flag))).item())) or flag
 
     def gather(self, value: Tensor) -> list[Tensor]:
-        """A CPU tensor of one shape from every rank, in order."""
+        """A CPU tensor, of the same shape on every rank, from all ranks in order."""
         if self.world_size == 1:
             return [value]
         gathered = [torch.empty_like(value) for _ in range(self.world_size)]
@@ -58,29 +58,29 @@ class Ranks:
         return gathered
 
     def wait(self) -> None:
-        """Until every rank has come here."""
+        """Wait until every rank has made this call."""
         self.any(False)
 
 
 @contextmanager
-def joined_ranks(device: str) -> Iterator[Ranks]:
-    """The process group of `torchrun`'s environment, or a single process without one.
+def join_process_group(device: str) -> Iterator[ProcessGroup]:
+    """The process group of `torchrun`'s environment, or a single process where that is not set.
 
-    `device` is auto, cpu or cuda. Raises InvalidInputError for a GPU that is not there.
+    `device` is auto, cpu or cuda. Raises InvalidInputError where cuda is asked for and there is no GPU.
     """
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
-        raise InvalidInputError("device is cuda, but torch finds no GPU here; use device: cpu, or auto")
+        raise InvalidInputError("device: is cuda, but torch finds no GPU here; use device: cpu or device: auto")
     on_gpu = has_gpu and device != "cpu"
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(place)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield Ranks(rank=0, world_size=1, device=place)
+        yield ProcessGroup(rank=0, world_size=1, device=place)
         return
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
-        yield Ranks(rank=distributed.get_rank(), world_size=distributed.get_world_size(), device=place)
+        yield ProcessGroup(rank=distributed.get_rank(), world_size=distributed.get_world_size(), device=place)
     finally:
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""How far a training is, for people: a bar where there is a terminal, a line now and then where there is none."""
+"""How far a training is, for people: a bar on a terminal, and a line every few seconds anywhere else."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import TracebackType
 __all__ = ["Progress"]
 
 PLAIN_SECONDS = 5.0
-"""At most one plain line in this time."""
+"""Time from one plain line to the next, at least."""
 
 
 class Progress:
-    """Progress on stderr; stdout is for the report."""
+    """Progress on stderr. The report goes to stdout."""
 
     def __init__(self, total_steps: int, first_step: int, *, shown: bool) -> None:
         self._total_steps = total_steps
@@ -39,7 +39,7 @@ class Progress:
             self._bar.start()
 
     def step(self, done: int, news: str | None) -> None:
-        """A step is done; `news` is what was measured, where something was."""
+        """A step is done; `news` is what was measured in it, if anything was."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done)
             if news is not None:
@@ -52,7 +52,7 @@ class Progress:
                 self.say(f"step {done}/{self._total_steps}  {news}  {left:,.0f} s left")
 
     def say(self, line: str) -> None:
-        """Something that is worth a line of its own."""
+        """Print one line."""
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
         elif self._shown:

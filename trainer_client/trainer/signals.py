@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C end a training after the step at hand, with a checkpoint; the second one at once.
+"""SIGTERM and Ctrl-C end a training after the current step, with a checkpoint. A second signal ends it at once.
 
-A step that waits for its batch, which may be minutes while a server is away, is given up instead.
+A step that is waiting for its batch is abandoned instead, because that can take minutes while a server is away.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ __all__ = ["StopRequest", "StoppedError", "WaitingEndedError", "stop_on_signal"]
 
 
 class StoppedError(TSTError):
-    """A training that was asked to stop before its end, and can be gone on with."""
+    """A training that a signal stopped before its end. The same command resumes it."""
 
 
 class WaitingEndedError(Exception):
-    """Raised in the midst of what was waited for."""
+    """Raised inside a wait that a signal ended."""
 
 
 class StopRequest:
@@ -33,7 +33,7 @@ class StopRequest:
 
     @contextmanager
     def ending_the_wait(self) -> Iterator[None]:
-        """A block that a request ends with WaitingEndedError."""
+        """A block of code in which a request raises WaitingEndedError."""
         self._waiting = True
         try:
             if self.wanted:
@@ -43,6 +43,7 @@ class StopRequest:
             self._waiting = False
 
     def make(self) -> None:
+        """Ask this process to stop."""
         self.wanted = True
         if self._waiting:
             self._waiting = False
@@ -51,7 +52,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """A request that signals make, where this is the main thread; handlers are put back at the end."""
+    """A request that signals make, if this is the main thread. The handlers of before are restored at the end."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -60,7 +61,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
     before = {number: signal.getsignal(number) for number in signals}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        for each in signals:
+        for each in signals:  # so that a second signal ends the process at once
             signal.signal(each, before[each])
         request.make()
 

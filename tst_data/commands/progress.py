@@ -1,6 +1,6 @@
-"""How far a conversion or a verification is, on stderr: a bar on a terminal, else a plain line every ten seconds.
+"""How far a conversion or a verification is, on stderr: a bar on a terminal, otherwise a plain line every ten seconds.
 
-Time left is measured in bytes of the source, the one size that is known before everything is read.
+The time left is computed from bytes of the sources, because only their size is known before everything is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from tst_data.conversion.pipeline import ConversionProgress
+from tst_data.conversion.request import ConversionProgress
 
 __all__ = ["ConversionDisplay", "verify_progress"]
 
@@ -23,7 +23,7 @@ _PLAIN_INTERVAL_SECONDS = 10.0
 
 
 class ConversionDisplay:
-    """Shows ConversionProgress. A context manager: the bar is taken away at the end."""
+    """Shows ConversionProgress. A context manager, which removes the bar at its end."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -42,7 +42,7 @@ class ConversionDisplay:
             self._task = self._bar.add_task("", total=None)
 
     def show(self, progress: ConversionProgress) -> None:
-        """Take up a new state; cheap, may be called often."""
+        """Show a new state. Cheap: it may be called often."""
         if self._bar is not None:
             total = progress.bytes_total or None
             self._bar.update(self._task, completed=progress.bytes_done, total=total, description=describe(progress))
@@ -51,7 +51,7 @@ class ConversionDisplay:
             self.note(describe(progress))
 
     def note(self, message: str) -> None:
-        """One line on stderr."""
+        """Print one line on stderr."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
@@ -81,7 +81,7 @@ def describe(progress: ConversionProgress) -> str:
 
 
 def seconds_left(progress: ConversionProgress) -> float | None:
-    """Seconds to the end at the rate so far, None while it cannot be told."""
+    """Seconds to the end at the rate so far, None while nobody can say."""
     if not progress.encoded_bytes or progress.seconds < 1.0:
         return None
     left_bytes = max(0, progress.bytes_total - progress.bytes_done)
@@ -90,7 +90,7 @@ def seconds_left(progress: ConversionProgress) -> float | None:
 
 @contextmanager
 def verify_progress(num_bytes: int) -> Iterator[Callable[[int], None]]:
-    """A function to be told of bytes read since last time."""
+    """A function to call with the bytes that were read since the last call."""
     if not sys.stderr.isatty():
         yield lambda read_bytes: None
         return

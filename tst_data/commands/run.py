@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from tst_data.command_line import output_console, print_json
+from tst_data.command_line import JsonOption, output_console, print_json
 from tst_data.errors import InvalidInputError
 from tst_data.inspection.plan_report import PlanReport, report_plan
 from tst_data.inspection.preview import Preview, preview_sequence
@@ -24,9 +24,8 @@ from tst_data.stores.destination import local_destination, writing_to
 __all__ = ["register"]
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN", help="The run file (YAML or JSON).")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
-BAG_COLOURS = ("cyan", "magenta")
+BAG_COLORS = ("cyan", "magenta")
 
 
 def register(app: typer.Typer) -> None:
@@ -39,16 +38,21 @@ def register(app: typer.Typer) -> None:
 def plan(
     run: RunFile,
     step_seconds: Annotated[
-        float, typer.Option(help="Seconds that the trainer takes for one step, for the rates it will ask for.")
+        float,
+        typer.Option(metavar="SECONDS", help="Seconds that the trainer takes for a step; the rates depend on it."),
     ] = 1.0,
-    json: Json = False,
+    json: JsonOption = False,
 ) -> None:
-    """Show what a run needs: steps, windows, tokens, epochs, tokens passed over, and rates.
+    """Show what a run needs: steps, windows, tokens, epochs, skipped tokens and rates.
 
-    Refuses a run that cannot work, saying why. Example: tst-data plan wiki.yaml --step-seconds 0.5
+    A run that cannot work is refused with the reason.
+
+    Example: tst-data plan wiki.yaml --step-seconds 0.5
     """
     if not 0 < step_seconds < float("inf"):
-        raise InvalidInputError(f"--step-seconds {step_seconds} is not possible; give the seconds of a step, above 0")
+        raise InvalidInputError(
+            f"--step-seconds {step_seconds}: expected a number above 0; give the seconds that a step takes"
+        )
     with Plan(load_run(run)) as opened:
         report = report_plan(opened, step_seconds=step_seconds)
     if json:
@@ -63,10 +67,10 @@ def _print_report(report: PlanReport) -> None:
     console = output_console()
     console.print(
         f"run {report.run}: {report.total_steps:,} steps, {report.total_tokens:,} raw tokens, "
-        f"{report.total_latent_positions:,} latent positions, {report.total_passed_over:,} tokens passed over"
+        f"{report.total_latent_positions:,} latent positions, {report.total_passed_over:,} tokens skipped"
     )
     console.print(f"fingerprint {report.fingerprint}")
-    table = _table("phase", "steps", "s", "superpose", "B", "L", "windows", "raw tokens", "latents", "passed over")
+    table = _table("phase", "steps", "s", "superpose", "B", "L", "windows", "raw tokens", "latents", "skipped")
     for phase in report.phases:
         table.add_row(
             str(phase.phase),
@@ -111,17 +115,17 @@ def _table(*columns: str) -> Table:
 
 def preview(
     run: RunFile,
-    step: Annotated[int, typer.Option(help="The step to look at.")] = 0,
-    sequence: Annotated[int, typer.Option(help="The row of the step to look at.")] = 0,
-    bags: Annotated[int, typer.Option(help="How many bags to print.")] = 16,
-    json: Json = False,
+    step: Annotated[int, typer.Option(metavar="STEP", help="The step to look at.")] = 0,
+    sequence: Annotated[int, typer.Option(metavar="ROW", help="The row of the step to look at.")] = 0,
+    bags: Annotated[int, typer.Option(metavar="NUMBER", help="How many bags to print.")] = 16,
+    json: JsonOption = False,
 ) -> None:
-    """Print the bags of one sequence as text, with the documents they come from.
+    """Print the bags of one sequence as text, and the documents that they come from.
 
     Example: tst-data preview wiki.yaml --step 100 --sequence 3
     """
     if bags < 1:
-        raise InvalidInputError(f"--bags {bags} shows nothing; give a number of at least 1")
+        raise InvalidInputError(f"--bags {bags}: expected at least 1; give the number of bags to print")
     with Plan(load_run(run)) as opened:
         shown = preview_sequence(opened, step, sequence, max_bags=bags)
     if json:
@@ -142,8 +146,8 @@ def _print_preview(shown: Preview) -> None:
     table.add_column("reads")
     table.add_column("predicts")
     for bag in shown.bags:
-        colour = BAG_COLOURS[bag.position % len(BAG_COLOURS)]
-        table.add_row(str(bag.position), Text(repr(bag.inputs), colour), Text(" ".join(map(repr, bag.targets))))
+        color = BAG_COLORS[bag.position % len(BAG_COLORS)]
+        table.add_row(str(bag.position), Text(repr(bag.inputs), color), Text(" ".join(map(repr, bag.targets))))
     console.print(table)
     if len(shown.bags) < shown.num_bags:
         console.print(f"... {shown.num_bags - len(shown.bags):,} more bags (--bags)")
@@ -158,13 +162,15 @@ def _print_preview(shown: Preview) -> None:
 
 def materialize(
     run: RunFile,
-    out: Annotated[str, typer.Option(help="The folder to write; it must not exist yet.")],
-    json: Json = False,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="The folder to make.")],
+    json: JsonOption = False,
 ) -> None:
-    """Write a run's batches, bagged offline, as MDS that BatchStream and plain StreamingDataset read.
+    """Write the batches of a run into a folder, for training without a server.
 
-    The same command after an interruption goes on where it stopped.
-    Example: tst-data materialize wiki.yaml --out ./wiki-bagged
+    The folder holds MDS files, which BatchStream and a plain StreamingDataset read. After an interruption the same
+    command resumes.
+
+    Example: tst-data materialize wiki.yaml --out wiki-bagged
     """
     from tst_data.materialized.writer import materialize as write
 
@@ -193,4 +199,4 @@ def materialize(
     elif written:
         print(f"wrote {total:,} sequences of {result['steps']:,} steps to {out}", file=sys.stderr)
     else:
-        print(f"{out} already holds this run", file=sys.stderr)
+        print(f"{out}: already holds this run, so there is nothing to do", file=sys.stderr)

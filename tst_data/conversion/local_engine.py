@@ -1,9 +1,9 @@
-"""Encoding documents in several processes, results in the order of the documents.
+"""Encoding documents in several processes of this machine, with the results in the order of the documents.
 
-Batch `i` goes to worker `i mod n`: which worker encodes what never shows in the output, and the order is kept by
-reading the workers in turn. A few batches of about 1 MB are under way per worker, so that workers never wait for
-the parent while it writes a shard; that is all the memory it takes. Threads would do as well as processes inside
-the tokenizer, which leaves Python's lock, but not for turning its ids into arrays, a tenth of the time.
+Batch `i` goes to worker `i mod n`, and the workers are read in turn, so the order is kept and the output does not show
+which worker encoded what. Each worker has at most four batches of about 1 MB in its pipes: enough that no worker waits
+while the parent writes a shard, and all the memory that this takes. Threads would be as good as processes for the
+tokenizer, which releases Python's lock, but not for turning its ids into arrays, which is a tenth of the time.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self, TypeVar, cast
+from typing import Any, BinaryIO, Protocol, Self, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tst_data.conversion.encode_worker import Failure, read_frame, write_frame
 from tst_data.errors import InvalidInputError, TSTError
 
-__all__ = ["BATCH_BYTES", "EncodingPool"]
+__all__ = ["EncodingPool"]
 
-BATCH_BYTES = 1 << 20
-"""Text of one batch; a tokenizer needs about 50 times that while it encodes it."""
+_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+"""The folder that contains `tst_data`: a checkout, or the `site-packages` of an installation."""
 
-_BATCHES_UNDER_WAY = 4
+_BATCHES_PER_WORKER = 4
 _PIPE_BYTES = 1 << 20
 
 
@@ -39,7 +40,7 @@ class _TextBatch(Protocol):
     def texts(self) -> Sequence[bytes]: ...
 
     def place(self, text: int) -> str:
-        """Where one of the texts comes from, for a message."""
+        """Where one of the texts comes from, for messages."""
 
 
 BatchT = TypeVar("BatchT", bound=_TextBatch)
@@ -49,30 +50,33 @@ class EncodingPool:
     """`num_workers` processes with the tokenizer saved in `tokenizer_folder`, started when first needed."""
 
     def __init__(self, tokenizer_folder: Path, dtype: str, num_workers: int) -> None:
-        self._command = [sys.executable, "-m", "tst_data.conversion.encode_worker", str(tokenizer_folder), dtype]
+        # -P: nothing is imported from the current folder, where a file may have the name of a library.
+        worker = [sys.executable, "-P", "-m", "tst_data.conversion.encode_worker"]
+        self._command = [*worker, str(tokenizer_folder), dtype]
         self._dtype = np.dtype(dtype)
         self._num_workers = num_workers
         self._workers: list[subprocess.Popen[bytes]] = []
 
-    def encode(self, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, list[np.ndarray]]]:
+    def encode(self, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, list[NDArray[np.integer[Any]]]]]:
         """Every batch, in order, with the token ids of its texts (end-of-text included).
 
-        Raises InvalidInputError, naming its place, for a text that the tokenizer cannot encode.
+        Raises InvalidInputError, naming its place, for a text that the tokenizer cannot encode. Raises TSTError where
+        a worker ends, or cannot encode anything.
         """
-        under_way: deque[tuple[BatchT, subprocess.Popen[bytes] | None]] = deque()
-        sent = 0
+        sent: deque[tuple[BatchT, subprocess.Popen[bytes] | None]] = deque()
+        num_sent = 0
         for batch in batches:
             worker = None
             if batch.texts:
                 self._start()
-                worker = self._workers[sent % self._num_workers]
-                sent += 1
+                worker = self._workers[num_sent % self._num_workers]
+                num_sent += 1
                 self._send(worker, batch.texts)
-            under_way.append((batch, worker))
-            if len(under_way) >= _BATCHES_UNDER_WAY * self._num_workers:
-                yield self._receive(*under_way.popleft())
-        while under_way:
-            yield self._receive(*under_way.popleft())
+            sent.append((batch, worker))
+            if len(sent) >= _BATCHES_PER_WORKER * self._num_workers:
+                yield self._receive(*sent.popleft())
+        while sent:
+            yield self._receive(*sent.popleft())
 
     def close(self) -> None:
         """End the workers."""
@@ -95,7 +99,7 @@ class EncodingPool:
     def _start(self) -> None:
         if self._workers:
             return
-        search_path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+        search_path = [_PACKAGE_PARENT, os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
@@ -108,11 +112,11 @@ class EncodingPool:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,
-                process_group=0,  # Ctrl-C is the parent's to handle
+                process_group=0,  # only the parent handles Ctrl-C
             )
             self._workers.append(worker)
             for pipe in (worker.stdin, worker.stdout):
-                with suppress(OSError):  # refused above the user's limit on pipe memory: slower, not wrong
+                with suppress(OSError):  # above the user's limit on pipe memory it is refused: slower, but correct
                     fcntl.fcntl(cast("BinaryIO", pipe), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def _send(self, worker: subprocess.Popen[bytes], texts: Sequence[bytes]) -> None:
@@ -121,7 +125,9 @@ class EncodingPool:
         except BrokenPipeError:
             raise self._died(worker) from None
 
-    def _receive(self, batch: BatchT, worker: subprocess.Popen[bytes] | None) -> tuple[BatchT, list[np.ndarray]]:
+    def _receive(
+        self, batch: BatchT, worker: subprocess.Popen[bytes] | None
+    ) -> tuple[BatchT, list[NDArray[np.integer[Any]]]]:
         if worker is None:
             return batch, []
         frame = read_frame(cast("io.BufferedReader", worker.stdout))
@@ -136,15 +142,15 @@ class EncodingPool:
         code = worker.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return TSTError(
-            f"an encoding process {how} (out of memory, perhaps); give the same command again to go on, "
-            "with fewer --workers if memory is short"
+            f"encoding process: it {how}, perhaps for lack of memory; give the same command again to resume, with "
+            "fewer --workers if memory is short"
         )
 
 
 def _refusal(batch: _TextBatch, failure: Failure) -> TSTError:
     if failure.text is None:
-        return TSTError(f"an encoding process cannot encode ({failure.reason}); correct that, and convert again")
+        return TSTError(f"encoding process: it cannot encode ({failure.reason}); correct that and convert again")
     return InvalidInputError(
-        f"{batch.place(failure.text)}: the tokenizer cannot encode this text ({failure.reason}); use one that has an "
-        "unknown token, or a byte-level one, such as bytes or train:4096"
+        f"{batch.place(failure.text)}: the tokenizer cannot encode this text ({failure.reason}); use one with an "
+        "unknown token, or one of the byte level, such as bytes or train:4096"
     )

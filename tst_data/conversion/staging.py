@@ -1,9 +1,9 @@
-"""The folder in which a conversion is built, hidden beside its destination, until it is whole.
+"""The hidden folder beside the destination in which a conversion is built until it is whole.
 
-`.NAME.converting` holds `conversion.json` (what is being converted, and how), the tokenizer, and the datasets being
-written; they take their names only when all of them are finished. A lock, which goes with the process that holds
-it, keeps a second conversion out. The steps of an end that was cut short are taken up by the same command:
-`finished.json` says which datasets were whole, and renaming goes on with those not yet renamed.
+`.NAME.converting` holds `conversion.json` (what is converted, and how), the tokenizer, and the datasets that are being
+written. They get their names only when all of them are finished. A lock keeps a second conversion out; it ends with
+the process that holds it. If a conversion is interrupted while it renames its datasets, the same command finishes
+that: `finished.json` says which datasets are whole, and those that still have to be renamed are renamed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tst_data.configuration import shown
 from tst_data.dataset.manifest import load_manifest
 from tst_data.durable_files import FileLock, sync_folder, write_atomically
 from tst_data.errors import InvalidInputError
@@ -26,26 +27,26 @@ _REQUEST_NAME = "conversion.json"
 _FINISHED_NAME = "finished.json"
 _LOCK_NAME = "lock"
 _DISCARDED: dict[str, Any] = {}
-"""Stands for the request while the folder is emptied: nobody goes on with what is half deleted."""
+"""Written in place of the request before the folder is emptied, so that no conversion continues with half of it."""
 
 
 def staging_folder(destination: Path) -> Path:
-    """Where the dataset at `destination` is built."""
+    """The folder in which the dataset at `destination` is built."""
     return destination.with_name(f".{destination.name}.converting")
 
 
 def is_vacant(destination: Path) -> bool:
-    """Whether a dataset may be put there: nothing, or an empty folder."""
+    """Whether a dataset may be put there: nothing is there, or an empty folder."""
     if destination.is_symlink() or not destination.is_dir():
         return not os.path.lexists(destination)
     return not any(destination.iterdir())
 
 
 class Staging:
-    """The locked staging folder of one conversion. `request` is all that determines its result.
+    """The locked staging folder of one conversion. `request` is everything that determines its result.
 
-    Raises InvalidInputError where another process converts there, or where an interrupted conversion of something
-    else lies there (`restart` discards that one).
+    Raises InvalidInputError where another process is converting to this destination, or where the folder holds an
+    interrupted conversion of something else (`restart` discards that one).
     """
 
     def __init__(self, destination: Path, request: Mapping[str, Any], *, restart: bool = False) -> None:
@@ -56,11 +57,11 @@ class Staging:
         try:
             if not self._lock_taken():
                 raise InvalidInputError(
-                    f"{destination}: another process is converting into it; wait for it, or stop it"
+                    f"{destination}: another process is converting to it; wait for its end, or stop it"
                 )
             if restart and (self.folder / _REQUEST_NAME).exists():
                 self._discard()
-            self._take_up(dict(request))
+            self._begin_or_continue(dict(request))
         except BaseException:
             self._lock.release()
             raise
@@ -84,19 +85,19 @@ class Staging:
             if (self.folder / name).exists():
                 if not is_vacant(destination):
                     raise InvalidInputError(
-                        f"{destination}: something was put there during the conversion; move it away and give the "
+                        f"{destination}: something was put there during the conversion; move it away, then give the "
                         "same command again"
                     )
                 os.rename(self.folder / name, destination)
                 sync_folder(destination.parent)
             elif load_manifest(destination).fingerprint != fingerprints[name]:
                 raise InvalidInputError(
-                    f"{destination}: is not the dataset that was just converted; convert again with --restart"
+                    f"{destination}: is not the dataset that this conversion made; convert again with --restart"
                 )
         self.remove()
 
     def remove(self) -> None:
-        """Delete the folder and all it holds."""
+        """Delete the folder with everything in it."""
         self._discard()
         shutil.rmtree(self.folder)
 
@@ -111,17 +112,17 @@ class Staging:
     def _lock_taken(self) -> bool:
         try:
             return self._lock.take()
-        except FileNotFoundError:  # the process that held it has just ended, and removed the folder
+        except FileNotFoundError:  # the process that held it has just finished and removed the folder
             return False
 
-    def _take_up(self, request: dict[str, Any]) -> None:
+    def _begin_or_continue(self, request: dict[str, Any]) -> None:
         path = self.folder / _REQUEST_NAME
         found = json.loads(path.read_bytes()) if path.exists() else _DISCARDED
         if found != _DISCARDED:
             if found != request:
                 raise InvalidInputError(
-                    f"{self.destination}: an interrupted conversion with {_difference(found, request)} lies in "
-                    f"{self.folder}; give the same command to go on with it, or --restart to discard it"
+                    f"{self.destination}: {self.folder} holds an interrupted conversion with "
+                    f"{_difference(found, request)}; give its command again to resume it, or --restart to discard it"
                 )
         else:
             self._clear()
@@ -131,7 +132,7 @@ class Staging:
         write_atomically(self.folder / _REQUEST_NAME, json.dumps(_DISCARDED).encode())
 
     def _clear(self) -> None:
-        """Empty the folder. What has no `conversion.json` is refused unless it could be ours."""
+        """Empty the folder. Without a `conversion.json` it may hold only what a conversion writes before that file."""
         ours = {_LOCK_NAME, f"{_REQUEST_NAME}.part"}
         holds_conversion = (self.folder / _REQUEST_NAME).exists()
         for entry in sorted(self.folder.iterdir(), key=lambda entry: entry.name == _REQUEST_NAME):
@@ -139,7 +140,7 @@ class Staging:
                 continue
             if not holds_conversion and entry.name not in ours:
                 raise InvalidInputError(
-                    f"{self.folder}: holds '{entry.name}', which no conversion put there; move the folder away"
+                    f"{self.folder}: holds '{entry.name}', which is not from a conversion; move the folder away"
                 )
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
@@ -149,5 +150,5 @@ def _difference(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         if found.get(key) != given.get(key):
             if key == "source_digest":
                 return "other source files (names, sizes or modification times differ)"
-            return f"{key} {found.get(key)!r} instead of {given.get(key)!r}"
+            return f"{key} {shown(found.get(key))} instead of {shown(given.get(key))}"
     return "other options"

@@ -25,7 +25,7 @@ from tst_data.dataset.verification import check_table, verify_dataset, verify_fi
 from tst_data.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from tst_data.tokenizer.loading import Tokenizer
+    from tst_data.tokenizer.base import Tokenizer
 
 __all__ = ["Dataset", "open_dataset"]
 

@@ -1,9 +1,9 @@
-"""Documents out of Parquet files, Arrow files and streams, and Hugging Face datasets: record batches, one at a time.
+"""Documents from Parquet files, Arrow files and streams, and Hugging Face datasets, one record batch at a time.
 
-A batch holds about 4 MB of the columns asked for, so memory follows neither the file nor its row groups' row
-count. Row groups and batches before the first row wanted are passed over by their metadata, without decoding.
-Compressed files of these formats (rare: they compress inside) are unpacked to an unnamed temporary file first,
-because their readers seek.
+A batch holds about 4 MB of the columns that are read, so memory depends neither on the size of the file nor on the
+number of rows in its row groups. Row groups and batches before the first row that is needed are skipped by their
+metadata, without decoding. Compressed files of these formats (rare, since the formats compress inside) are first
+unpacked to an unnamed temporary file, because their readers seek.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tst_data.sources.document import (
 __all__ = ["documents_of_batches", "read_arrow", "read_parquet"]
 
 Advance = Callable[[float], None]
-"""Told the share of the file that has been read, 0 to 1."""
+"""Called with the share of the file that has been read, 0 to 1."""
 
 _BATCH_BYTES = 4 << 20
 _MAX_BATCH_ROWS = 4096
@@ -42,7 +42,7 @@ _MAX_BATCH_ROWS = 4096
 def read_parquet(
     path: Path, name: str, compression: str | None, options: ReadOptions, start_row: int, advance: Advance
 ) -> Iterator[SourceDocument]:
-    """Rows of a Parquet file, from `start_row` on."""
+    """The rows of a Parquet file from `start_row`."""
     with _seekable(path, name, compression) as file, _malformed(name, "Parquet"):
         parquet = pq.ParquetFile(file)
         check_columns(name, parquet.schema_arrow.names, options)
@@ -64,7 +64,7 @@ def read_parquet(
 def read_arrow(
     path: Path, name: str, compression: str | None, options: ReadOptions, start_row: int, advance: Advance
 ) -> Iterator[SourceDocument]:
-    """Rows of an Arrow IPC file (Feather) or IPC stream, from `start_row` on."""
+    """The rows of an Arrow IPC file (Feather) or IPC stream from `start_row`."""
     with _seekable(path, name, compression) as file, _malformed(name, "Arrow"):
         size_bytes = max(1, file.seek(0, 2))
         file.seek(0)
@@ -85,13 +85,15 @@ def read_arrow(
 
 
 def check_type(name: str, column: str, kind: pa.DataType) -> None:
-    """Refuse a column that holds neither text nor lists of integers."""
+    """Refuse a column that holds neither text nor lists of whole numbers."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value):
         return
     if _is_list(value) and pa.types.is_integer(value.value_type):
         return
-    raise InvalidInputError(f"{name}: column '{column}' holds {kind}; expected text or lists of token ids")
+    raise InvalidInputError(
+        f"{name}: column '{column}' has the type {kind}, expected text or lists of token ids; choose another --column"
+    )
 
 
 def documents_of_batches(
@@ -101,7 +103,7 @@ def documents_of_batches(
     start_row: int,
     first_row: int = 0,
 ) -> Iterator[SourceDocument]:
-    """Documents of (record batch or table, its rows), whose first row is `first_row`."""
+    """The documents in pairs of (record batch or table, number of its rows), of which the first row is `first_row`."""
     for batch, num_rows in batches:
         skip = max(0, start_row - first_row)
         if skip < num_rows:
@@ -131,12 +133,14 @@ def _document(place: str, row: int, name: str, scalar: Any, options: ReadOptions
     if _is_list(scalar.type) and scalar.is_valid:
         values = scalar.values
         if values.null_count:
-            raise InvalidInputError(f"{place}: column '{options.column}' holds a null among its token ids")
+            raise InvalidInputError(f"{place}: column '{options.column}' holds a null among its token ids; remove it")
         check_size(place, values.nbytes)
         try:
             tokens = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid:
-            raise InvalidInputError(f"{place}: column '{options.column}' holds a number that is no token id") from None
+            raise InvalidInputError(
+                f"{place}: column '{options.column}' holds a number that is not a token id; correct it"
+            ) from None
         return SourceDocument(row, name, None, np.ascontiguousarray(tokens))
     try:
         value = scalar.as_py()
@@ -148,7 +152,7 @@ def _document(place: str, row: int, name: str, scalar: Any, options: ReadOptions
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 @contextmanager
@@ -172,4 +176,4 @@ def _malformed(name: str, kind: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = " ".join(str(error).split())
-        raise InvalidInputError(f"{name}: malformed {kind} file ({reason}); fetch or write it anew") from error
+        raise InvalidInputError(f"{name}: malformed {kind} file ({reason}); fetch or write it again") from error

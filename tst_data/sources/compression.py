@@ -1,8 +1,8 @@
-"""Byte streams out of plain and compressed files, read as they come, with damage named by file.
+"""The bytes of plain and compressed files as streams; an error for damaged bytes names the file.
 
-The standard library reads gzip, xz and bzip2; Zstandard goes through `zstandard`'s decompression object, because
-its stream reader takes a file cut off in mid-frame for a complete one. A stream knows how many bytes of the file
-on disk it has consumed: progress and time left are measured in those, whatever they unpack to.
+The standard library reads gzip, xz and bzip2. For Zstandard the decompression object of `zstandard` is used, because
+its stream reader accepts a file that ends in the middle of a frame. A stream knows how many bytes of the file on disk
+it has read. Progress and time left are measured in those, because nobody knows how many bytes they unpack to.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 def split_compression(name: str) -> tuple[str, str | None]:
-    """('a.jsonl.gz') -> ('a.jsonl', 'gzip'); a name without such a suffix comes back as it is, with None."""
+    """'a.jsonl.gz' becomes ('a.jsonl', 'gzip'); a name without such a suffix stays as it is, with None."""
     for suffix, compression in COMPRESSIONS.items():
         if name.lower().endswith(suffix):
             return name[: -len(suffix)], compression
@@ -57,8 +57,8 @@ class SourceStream:
 def open_stream(path: Path, name: str, compression: str | None) -> Iterator[SourceStream]:
     """Open a file for reading as unpacked bytes.
 
-    Raises InvalidInputError, naming the file, when its compressed bytes are damaged or cut off: also for errors
-    inside the `with` block, since damage shows only where it is read.
+    Raises InvalidInputError, naming the file, where its compressed bytes are damaged or incomplete: also inside the
+    `with` block, because damage is found only when it is read.
     """
     with open(path, "rb", buffering=0) as file:
         try:
@@ -76,7 +76,7 @@ def _unpacked(file: IO[bytes], compression: str | None) -> io.BufferedIOBase:
     if compression == "gzip":
         raw = gzip.GzipFile(fileobj=file)
     elif compression == "xz":
-        raw = lzma.LZMAFile(file)  # noqa: SIM115 (it closes with `file`)
+        raw = lzma.LZMAFile(file)  # noqa: SIM115 (closed together with `file`)
     elif compression == "bzip2":
         raw = bz2.BZ2File(file)
     elif compression == "zstd":
@@ -85,11 +85,11 @@ def _unpacked(file: IO[bytes], compression: str | None) -> io.BufferedIOBase:
 
 
 def _damaged(name: str, compression: str | None, error: Exception) -> InvalidInputError:
-    return InvalidInputError(f"{name}: damaged or cut-off {compression} file ({error}); fetch or write it anew")
+    return InvalidInputError(f"{name}: damaged or incomplete {compression} file ({error}); fetch or write it again")
 
 
 class _ZstdReader(io.RawIOBase):
-    """Unpacked bytes of one or more Zstandard frames; a missing end is an EOFError."""
+    """The unpacked bytes of one or more Zstandard frames. Raises EOFError where the last one is not complete."""
 
     def __init__(self, file: IO[bytes]) -> None:
         import zstandard
@@ -110,7 +110,7 @@ class _ZstdReader(io.RawIOBase):
                 self._packed = self._file.read(_BUFFER_BYTES)
             if not self._packed:
                 if self._frame is not None:
-                    raise EOFError("the last frame has no end")
+                    raise EOFError("the last frame is not complete")
                 return 0
             self._frame = self._frame or self._new_frame()
             try:

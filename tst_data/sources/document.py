@@ -1,8 +1,8 @@
-"""One document as it comes out of a source, and the rules for turning a value of a column into one.
+"""One document as it comes out of a source, and the rules that turn the value of a column into one.
 
-Text travels as UTF-8 bytes, not `str`: files hold bytes, the split into training and validation hashes bytes and
-worker processes are sent bytes, so a document is decoded once, by the worker that encodes it. Ready-made token ids
-travel as an int64 array. Every error names the place (file, line or row), the rule, and what to do.
+Text is kept as UTF-8 bytes, not as `str`: files hold bytes, the split into training and validation hashes bytes, and
+worker processes receive bytes. So a document is decoded once, by the worker that encodes it. Token ids that are ready
+are an int64 array. Every error names the place (file, line or row), the rule, and what to do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tst_data.errors import InvalidInputError
 
@@ -24,63 +25,76 @@ __all__ = [
     "checked_utf8",
     "document_id",
     "document_of_value",
+    "json_kind",
 ]
 
 MAX_DOCUMENT_BYTES = 128 << 20
-"""A tokenizer needs about 50 times a text's size to encode it in one piece: 128 MiB are some 6 GB."""
+"""To encode a text in one piece, a tokenizer needs about 50 times its size as memory: about 6 GB for 128 MiB."""
+
+_JSON_KINDS = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a number",
+    int: "a number",
+    list: "a list",
+    str: "a string",
+}
 
 
 class SourceDocument(NamedTuple):
-    """One document: either `text` (UTF-8) or `tokens` (int64) is set. `row` counts from 0 within its source."""
+    """One document: either `text` (UTF-8) or `tokens` is set. `row` counts from 0 within its source."""
 
     row: int
     id: str
     text: bytes | None
-    tokens: np.ndarray | None
+    tokens: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How documents are found in rows. `passed_over` is called with a message for every text that is not UTF-8;
-    None refuses such a text."""
+    """How documents are found in files and rows."""
 
     column: str = "text"
+    """Column that holds the text or the token ids."""
     id_column: str | None = None
+    """Column that holds the ids of the documents. Without it an id is SOURCE#ROW."""
     lines: bool = False
-    passed_over: Callable[[str], None] | None = None
+    """Whether each line of a text file is a document."""
+    on_skip: Callable[[str], None] | None = None
+    """Called with a message for every text that is not UTF-8, which is then skipped. None refuses such a text."""
 
     @property
     def columns(self) -> list[str]:
         return [self.column] if self.id_column in (None, self.column) else [self.column, str(self.id_column)]
 
     def refuse_text(self, message: str) -> None:
-        """A text that is not valid UTF-8: an error, or one document passed over."""
-        if self.passed_over is None:
-            raise InvalidInputError(f"{message}; convert it to UTF-8, or pass such texts over with --skip-invalid")
-        self.passed_over(message)
+        """Refuse or skip a text that is not UTF-8."""
+        if self.on_skip is None:
+            raise InvalidInputError(f"{message}; convert it to UTF-8, or skip such texts with --skip-invalid")
+        self.on_skip(message)
 
 
 def check_columns(place: str, present: Sequence[str], options: ReadOptions) -> None:
-    """Refuse a source that lacks a column that was asked for, naming the columns there are, or has it twice."""
+    """Refuse a source that lacks a column that was asked for (the message names the others) or has it twice."""
     for option, column in (("--column", options.column), ("--id-column", options.id_column)):
         if column is not None and column not in present:
             known = ", ".join(present) or "none"
             raise InvalidInputError(f"{place}: no column '{column}'; choose with {option} from: {known}")
         if column is not None and present.count(column) > 1:
-            raise InvalidInputError(f"{place}: column '{column}' stands twice; rename or remove one of the two")
+            raise InvalidInputError(f"{place}: column '{column}' appears twice; rename or remove one of the two")
 
 
 def check_size(place: str, size_bytes: int) -> None:
     """Refuse a document that could not be encoded in one piece."""
     if size_bytes > MAX_DOCUMENT_BYTES:
         raise InvalidInputError(
-            f"{place}: document larger than {MAX_DOCUMENT_BYTES >> 20} MiB, the most that is encoded in one piece; "
-            "split it (for text files --lines makes each line a document)"
+            f"{place}: the document is larger than {MAX_DOCUMENT_BYTES >> 20} MiB, the most that is encoded in one "
+            "piece; split it (--lines makes each line of a text file a document)"
         )
 
 
 def checked_utf8(place: str, text: bytes, options: ReadOptions) -> bool:
-    """True when the bytes are UTF-8; else refused, or False where such texts are passed over."""
+    """Whether the bytes are UTF-8. Other bytes are refused, unless the options say to skip them."""
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -90,10 +104,10 @@ def checked_utf8(place: str, text: bytes, options: ReadOptions) -> bool:
 
 
 def document_id(place: str, value: Any, options: ReadOptions) -> str:
-    """The id that the id column's value stands for. Whoever names that column relies on it: no id is made up."""
+    """The id in the id column. A user who names that column relies on it, so null is refused and no id is invented."""
     if value is None:
         raise InvalidInputError(
-            f"{place}: id column '{options.id_column}' is null; fill it in, or leave --id-column out (ids are then "
+            f"{place}: id column '{options.id_column}' is null; fill it in, or leave --id-column out (an id is then "
             "SOURCE#ROW)"
         )
     written = str(value)
@@ -107,10 +121,9 @@ def document_id(place: str, value: Any, options: ReadOptions) -> str:
 
 
 def document_of_value(place: str, row: int, name: str, value: Any, options: ReadOptions) -> SourceDocument | None:
-    """The document that a column's value stands for: text, or a list of token ids.
+    """The document in a column's value, which is text or a list of token ids; None where an invalid text is skipped.
 
-    `name` is the document's id; `place` names file and line or row for messages. None where an invalid text is
-    passed over.
+    `name` is the id of the document; `place` names file and line or row for messages.
     """
     if isinstance(value, str):
         try:
@@ -122,13 +135,23 @@ def document_of_value(place: str, row: int, name: str, value: Any, options: Read
         return SourceDocument(row, name, text, None)
     if value is None:
         raise InvalidInputError(
-            f"{place}: column '{options.column}' is null; remove the row, or write an empty text for an empty document"
+            f"{place}: column '{options.column}' is null; remove the row, or write an empty string for an empty "
+            "document"
         )
     if isinstance(value, list) and all(type(item) is int for item in value):
         try:
             return SourceDocument(row, name, None, np.array(value, dtype=np.int64))
         except OverflowError:
-            raise InvalidInputError(f"{place}: column '{options.column}' holds a number that is no token id") from None
+            raise InvalidInputError(
+                f"{place}: column '{options.column}' holds a number that is not a token id; correct it"
+            ) from None
+    found = "a list with values that are not whole numbers" if isinstance(value, list) else json_kind(value)
     raise InvalidInputError(
-        f"{place}: column '{options.column}' holds {type(value).__name__}; expected text or a list of token ids"
+        f"{place}: column '{options.column}' holds {found}, expected text or a list of token ids; correct it, or "
+        "choose another --column"
     )
+
+
+def json_kind(value: Any) -> str:
+    """What a value is in the words of JSON."""
+    return "null" if value is None else _JSON_KINDS.get(type(value), type(value).__name__)

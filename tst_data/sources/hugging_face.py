@@ -1,7 +1,7 @@
-"""Documents out of datasets of the `datasets` library: saved with `save_to_disk`, or named on the Hugging Face Hub.
+"""Documents from datasets of the `datasets` library: saved with `save_to_disk`, or named on the Hugging Face Hub.
 
-Both end as memory-mapped Arrow tables. A Hub dataset is downloaded to the library's own cache first instead of being
-streamed: a conversion that was interrupted then goes on from a local file, at the price of the disk space.
+Both become memory-mapped Arrow tables. A Hub dataset is not streamed but first downloaded to the library's own cache:
+that costs disk space, and a conversion that was interrupted continues from a local file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from tst_data.errors import InvalidInputError
 from tst_data.sources.columnar import check_type, documents_of_batches
 from tst_data.sources.document import ReadOptions, SourceDocument, check_columns
-from tst_data.stores.hub import hub_answers
+from tst_data.stores.hub import hub_is_reachable
 
 __all__ = ["HUB_PREFIX", "HubDataset", "is_saved_dataset"]
 
@@ -35,10 +35,13 @@ class HubDataset:
     """One split of a dataset, opened when it is first needed."""
 
     name: str
+    """The folder or address as it was given; it is in the document index."""
     load: Callable[[], Any]
+    """Opens the dataset with the library."""
     advice: str
-    """What to do where it cannot be loaded."""
+    """What to do where it cannot be loaded, for messages."""
     size_bytes: int = 0
+    """Size of its Arrow files, 0 until it is known."""
     bytes_read: int = field(default=0, compare=False)
     _table: Any = field(default=None, compare=False, repr=False)
 
@@ -52,20 +55,23 @@ class HubDataset:
             return datasets.load_from_disk(str(folder))
 
         size_bytes = sum(file.stat().st_size for file in folder.glob("*.arrow"))
-        advice = "save it anew with `save_to_disk`, or give its .arrow files"
+        advice = "save it again with `save_to_disk`, or give its .arrow files"
         return cls(name=folder.as_posix(), load=load, advice=advice, size_bytes=size_bytes)
 
     @classmethod
     def on_hub(cls, source: str) -> HubDataset:
-        """`hf://owner/name[:split]`, split `train` unless it says another."""
+        """`hf://owner/name[:split]`; without a split it is `train`."""
         address, _, split = source.removeprefix(HUB_PREFIX).partition(":")
         if not address or address.count("/") > 1:
-            raise InvalidInputError(f"{source}: expected {HUB_PREFIX}owner/name or {HUB_PREFIX}owner/name:split")
+            raise InvalidInputError(
+                f"{source}: is not the address of a dataset; give {HUB_PREFIX}owner/name or "
+                f"{HUB_PREFIX}owner/name:split"
+            )
 
         def load() -> Any:
             import datasets
 
-            with _asking_the_cache_only() if not hub_answers() else nullcontext():
+            with _cache_only() if not hub_is_reachable() else nullcontext():
                 return datasets.load_dataset(address, split=split or "train")
 
         return cls(name=source, load=load, advice="check name, split and network")
@@ -75,7 +81,7 @@ class HubDataset:
         return f"{self.name}\0{self._opened()._fingerprint}"
 
     def read(self, options: ReadOptions, start_row: int = 0) -> Iterator[SourceDocument]:
-        """Rows in order, from `start_row` on."""
+        """The documents in order, from row `start_row`."""
         dataset = self._opened()
         check_columns(self.name, dataset.column_names, options)
         check_type(self.name, options.column, dataset.features.arrow_schema.field(options.column).type)
@@ -96,8 +102,10 @@ class HubDataset:
             try:
                 self._table = self.load()
             except ImportError as error:
-                raise InvalidInputError(f"{self.name}: needs `datasets`; install the extra `convert`") from error
-            except Exception as error:  # the library raises whatever its storage and network layers do
+                raise InvalidInputError(
+                    f"{self.name}: needs the library `datasets`; install the extra `convert`"
+                ) from error
+            except Exception as error:  # the library also raises the errors of its storage and network layers
                 reason = " ".join(str(error).split())
                 raise InvalidInputError(
                     f"{self.name}: the dataset cannot be loaded ({reason[:300]}); {self.advice}"
@@ -110,8 +118,8 @@ class HubDataset:
 
 
 @contextmanager
-def _asking_the_cache_only() -> Iterator[None]:
-    """Without network `datasets` finds what it has downloaded before, and says at once that there is nothing."""
+def _cache_only() -> Iterator[None]:
+    """Keep `datasets` from asking the Hub: it finds what it has downloaded before, or fails at once."""
     from datasets import config
 
     before = config.HF_HUB_OFFLINE

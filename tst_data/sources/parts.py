@@ -1,12 +1,12 @@
-"""Where documents come from: the sources of a conversion, resolved into an ordered list of files and datasets.
+"""Where documents come from: the sources of a conversion, as an ordered list of files and datasets.
 
-The order is that of the sources as given, files sorted by path within folders and globs, so that the same command
-means the same token stream on every machine. Everything is read as it comes: memory holds one document, one line
-or one record batch. A place in a source is (number of the file, row within it): a conversion that goes on after an
-interruption passes over whole files without opening them.
+The order is that of the sources as given, and within folders and globs files are sorted by path, so the same command
+gives the same token stream on every machine. Memory holds only one document, one line or one record batch. A place in
+the sources is (number of the file, row within it), so a conversion that continues after an interruption skips whole
+files without opening them.
 
-What a file holds is told by its name: `.jsonl .ndjson .json` JSON lines, `.csv .tsv`, `.parquet .pq`,
-`.arrow .feather .ipc`, and anything else text, each of them also compressed (`.gz .zst .xz .bz2`).
+The name of a file says its format: `.jsonl .ndjson .json` for JSON lines, `.csv .tsv`, `.parquet .pq`, and
+`.arrow .feather .ipc`. Everything else is text. Each may also be compressed (`.gz .zst .xz .bz2`).
 """
 
 from __future__ import annotations
@@ -48,20 +48,22 @@ class SourcePart(Protocol):
     """One file or dataset of the sources."""
 
     name: str
+    """As it was given or found; it is in the document index."""
     size_bytes: int
     bytes_read: int
+    """How much of `size_bytes` has been read, for progress."""
 
     @property
     def identity(self) -> str:
-        """Changes when the content does: a conversion does not go on over other content."""
+        """Changes when the content changes: a conversion is not continued with other content."""
 
     def read(self, options: ReadOptions, start_row: int = 0) -> Iterator[SourceDocument]:
-        """Documents in order, from row `start_row` on; `bytes_read` follows, for progress."""
+        """The documents in order, from row `start_row`; `bytes_read` grows with them."""
 
 
 @dataclass
 class SourceFile:
-    """One file. Its name is the path as it was given or found; it stands in the document index."""
+    """One file. Its name is its path."""
 
     path: Path
     name: str
@@ -81,11 +83,13 @@ class SourceFile:
                 reader = read_parquet if self.format == "parquet" else read_arrow
                 yield from reader(self.path, self.name, self.compression, options, start_row, self._advance)
             elif self.format == "text" and not options.lines and start_row > 0:
-                pass
+                pass  # the one document of the file is written already
             else:
                 yield from self._read_stream(options, start_row)
         except OSError as error:
-            raise InvalidInputError(f"{self.name}: cannot be read ({error.strerror or error})") from error
+            raise InvalidInputError(
+                f"{self.name}: cannot be read ({error.strerror or error}); make it readable"
+            ) from error
         self.bytes_read = self.size_bytes
 
     def _read_stream(self, options: ReadOptions, start_row: int) -> Iterator[SourceDocument]:
@@ -108,24 +112,24 @@ class SourceFile:
 def find_sources(sources: Sequence[str], include: Sequence[str] = ()) -> list[SourcePart]:
     """The parts of the sources, in order.
 
-    `include` are patterns (`*.py`); a file found in a folder or by a glob must match one of them, by its name or
-    its path below the folder. Raises NotFoundError for a source that does not exist, InvalidInputError for one
-    without files and for a file that is met twice.
+    `include` are patterns such as `*.py`: a file that is found in a folder or by a glob must match one of them, with
+    its name or with its path below the folder. Raises NotFoundError for a source that does not exist, and
+    InvalidInputError for a source without files and for a file that is found twice.
     """
     parts: list[SourcePart] = []
     for source in sources:
         try:
             parts.extend(_parts_of(source, include))
-        except OSError as error:  # a folder on the way to it is closed
+        except OSError as error:  # a folder on the way to it cannot be read
             refuse_unreadable(error, source)
     seen: set[str] = set()
     for part in parts:
         key = os.path.realpath(part.path) if isinstance(part, SourceFile) else part.name
         if key in seen:
-            raise InvalidInputError(f"{part.name}: stands twice among the sources; give each file once")
+            raise InvalidInputError(f"{part.name}: appears twice among the sources; give each file once")
         seen.add(key)
     if not parts:
-        raise InvalidInputError("no source given; name files, folders, globs or hf://owner/name")
+        raise InvalidInputError("sources: none given; give files, folders, globs or hf://owner/name")
     return parts
 
 
@@ -159,7 +163,7 @@ def _folder(folder: Path, source: str, include: Sequence[str]) -> list[SourceFil
     found = files_of_folder(folder, lambda path: _included(path.name, path.relative_to(folder).as_posix(), include))
     if not found:
         wanted = f" matching {' or '.join(include)}" if include else ""
-        raise InvalidInputError(f"{source}: folder holds no files{wanted}; hidden files do not count")
+        raise InvalidInputError(f"{source}: the folder holds no files{wanted} (hidden ones do not count); give another")
     return [_file(path) for path in found]
 
 
@@ -169,7 +173,7 @@ def _included(name: str, path: str, include: Sequence[str]) -> bool:
 
 def _file(path: Path) -> SourceFile:
     if not path.is_file():
-        raise InvalidInputError(f"{path}: not a regular file; give a file, a folder or a glob")
+        raise InvalidInputError(f"{path}: is not a regular file; give a file, a folder or a glob")
     stem, compression = split_compression(path.name)
     status = path.stat()
     return SourceFile(

@@ -1,9 +1,10 @@
-"""The files of a folder or of a glob, in order, none left out in silence.
+"""The files of a folder or of a glob, in order; none is left out without an error.
 
-`os.walk` and `glob` pass over what cannot be listed: a subfolder without read permission, a stale mount. Text would
-be missing from a dataset, and nobody told. Here whatever cannot be looked into is an error that names it. Hidden
-names do not count, unless a pattern spells the dot. A folder's linked subfolders are not entered; those that a
-pattern leads through are, each once on a way down.
+`os.walk` and `glob` skip a folder that they cannot read: one without read permission, or a mount that is gone. Then
+text would be missing from a dataset, and no message would say so. Here such a folder is an error that names it.
+
+Hidden names do not count, unless the pattern itself begins with the dot. Links to folders are not followed within a
+folder. In a glob they are followed where the pattern leads through them, but never in a circle.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["files_of_folder", "files_of_glob", "is_glob", "refuse_unreadable"]
 
 
 def is_glob(source: str) -> bool:
-    """Whether a source that does not exist as it stands is a pattern."""
+    """Whether a source is a pattern, given that no file has this very name."""
     return any(character in source for character in "*?[")
 
 
@@ -38,21 +39,21 @@ def files_of_folder(folder: Path, wanted: Wanted = lambda path: True) -> list[Pa
 
 
 def files_of_glob(pattern: str, wanted: Wanted = lambda path: True) -> list[Path]:
-    """The wanted files that a pattern matches, sorted by path; `**` stands for any number of folders."""
+    """The wanted files that a pattern matches, sorted by path; `**` matches any number of folders."""
     path = Path(pattern)
     anchor, parts = Path(path.anchor), path.parts[1:] if path.anchor else path.parts
     return _sorted_files(set(_matches(anchor, parts)), wanted)
 
 
 def _matches(folder: Path, parts: tuple[str, ...], entered: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """What `parts` of a pattern match below `folder`; `entered` are the real paths that `**` came through."""
+    """What `parts` of a pattern match below `folder`. `entered` are the real paths that `**` has come through."""
     if not parts:
         yield folder
         return
     part, rest = parts[0], parts[1:]
     if part == "**":
         here = os.path.realpath(folder)
-        if here in entered:  # a link back
+        if here in entered:  # a link to a folder above
             return
         yield from _matches(folder, rest or ("*",))
         for entry in _entries(folder):
@@ -86,15 +87,15 @@ def _is_file(path: Path) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
         raise InvalidInputError(
-            f"{path}: a link to a file that is not there; fetch the file, or remove the link"
+            f"{path}: is a link to a file that does not exist; fetch the file, or remove the link"
         ) from None
     except OSError as error:
         refuse_unreadable(error)
 
 
 def refuse_unreadable(error: OSError, place: str | None = None) -> NoReturn:
-    """Refuse what cannot be looked into: `place`, or the path of the error."""
+    """Refuse a file or folder that cannot be read: `place`, or the path in the error."""
     raise InvalidInputError(
-        f"{place or error.filename}: cannot be looked into ({error.strerror}), and what it holds would be missing; "
-        "make it readable, or give sources without it"
+        f"{place or error.filename}: cannot be read ({error.strerror}), so its text would be missing; make it "
+        "readable, or give sources without it"
     ) from error

@@ -1,10 +1,10 @@
-"""Documents out of text, JSONL and CSV files: byte streams cut into lines, one document in memory at a time.
+"""Documents from text, JSONL and CSV files: the bytes are cut into lines, with one document in memory at a time.
 
-Lines are counted by hand and decoded one by one, so that a message can name the very line that is not UTF-8 or not
-JSON. The `csv` and `json` modules parse 100 to 200 MB/s, ten times what one core tokenizes; pyarrow's readers are
-faster and cannot say where a file is broken.
+Lines are counted here and decoded one by one, so that a message can name the line that is not UTF-8 or not JSON. The
+modules `csv` and `json` read 100 to 200 MB/s, ten times what one core tokenizes. The readers of pyarrow are faster,
+but they cannot say where a file is broken.
 
-A byte order mark at the start of a file is not part of its text. Blank lines hold no document.
+A byte order mark at the start of a file is not part of its text. A blank line is not a document.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from tst_data.sources.document import (
     checked_utf8,
     document_id,
     document_of_value,
+    json_kind,
 )
 
 __all__ = ["read_csv", "read_jsonl", "read_text"]
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAX_LINE_BYTES = 8 * MAX_DOCUMENT_BYTES
-"""JSON may escape every character of a text, and a line may hold other columns."""
+"""A line may be longer than its document: JSON may escape every character, and there may be other columns."""
 
 
 def read_text(stream: SourceStream, name: str, options: ReadOptions, start_row: int) -> Iterator[SourceDocument]:
@@ -52,7 +53,7 @@ def read_text(stream: SourceStream, name: str, options: ReadOptions, start_row: 
 
 
 def read_jsonl(stream: SourceStream, name: str, options: ReadOptions, start_row: int) -> Iterator[SourceDocument]:
-    """One JSON object a line; a document's row is its line, counted from 0."""
+    """One JSON object per line; the row of a document is its line, counted from 0."""
     for number, line in _lines(stream, name):
         if number <= start_row or line.isspace():
             continue
@@ -63,11 +64,12 @@ def read_jsonl(stream: SourceStream, name: str, options: ReadOptions, start_row:
             record = _JSON.decode(line.strip().decode())
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise InvalidInputError(f"{place}: not JSON ({reason}); expected one JSON object a line") from error
+            raise InvalidInputError(f"{place}: is not JSON ({reason}); write one JSON object per line") from error
         if not isinstance(record, dict):
-            given = type(record).__name__
-            raise InvalidInputError(f"{place}: a JSON {given}; expected one JSON object a line")
-        check_columns(place, record.keys_written if isinstance(record, _Repetitive) else list(record), options)
+            raise InvalidInputError(
+                f"{place}: holds {json_kind(record)}, expected an object; write one JSON object per line"
+            )
+        check_columns(place, record.keys_written if isinstance(record, _RepeatedKeys) else list(record), options)
         id_of_row = f"{name}#{number - 1}"
         if options.id_column:
             id_of_row = document_id(place, record[options.id_column], options)
@@ -76,16 +78,17 @@ def read_jsonl(stream: SourceStream, name: str, options: ReadOptions, start_row:
             yield document
 
 
-class _Repetitive(dict[str, Any]):
-    """A JSON object in which a key stands twice."""
+class _RepeatedKeys(dict[str, Any]):
+    """A JSON object in which a key appears twice."""
 
     keys_written: list[str]
+    """All keys as the file has them."""
 
 
 def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
-        record = _Repetitive(record)
+        record = _RepeatedKeys(record)
         record.keys_written = [key for key, _ in pairs]
     return record
 
@@ -96,25 +99,21 @@ _JSON = json.JSONDecoder(object_pairs_hook=_record)
 def read_csv(
     stream: SourceStream, name: str, options: ReadOptions, start_row: int, delimiter: str
 ) -> Iterator[SourceDocument]:
-    """A CSV file with a header line, quoted as RFC 4180 says; a document's row counts records from 0."""
+    """A CSV file with a header line, quoted as RFC 4180 says; the row of a document counts records from 0."""
     csv.field_size_limit(_MAX_LINE_BYTES)
     undecodable: list[str] = []
     reader = csv.reader(_decoded_lines(stream, name, undecodable), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    row = -1
+    records = filter(None, reader)  # a blank line is an empty record
     try:
-        for record in reader:
+        header = next(records, None)
+        if header is None:
+            return
+        _refuse_undecodable(undecodable, options=ReadOptions())
+        check_columns(name, header, options)
+        text_index = header.index(options.column)
+        id_index = header.index(options.id_column) if options.id_column else None
+        for row, record in enumerate(records):
             place = f"{name}: line {reader.line_num}"
-            if not record:
-                continue
-            if header is None:
-                header = record
-                _refuse_undecodable(undecodable, options=ReadOptions())
-                check_columns(name, header, options)
-                text_index = header.index(options.column)
-                id_index = header.index(options.id_column) if options.id_column else None
-                continue
-            row += 1
             if row < start_row:
                 undecodable.clear()
                 continue
@@ -123,7 +122,7 @@ def read_csv(
                 continue
             if len(record) != len(header):
                 raise InvalidInputError(
-                    f"{place}: {len(record)} fields where the header has {len(header)}; quote fields that hold "
+                    f"{place}: {len(record)} fields, but the header has {len(header)}; quote fields that hold "
                     f"{'tabs' if delimiter == chr(9) else 'commas'} or line breaks"
                 )
             id_of_row = f"{name}#{row}" if id_index is None else record[id_index]
@@ -131,7 +130,7 @@ def read_csv(
             if document is not None:
                 yield document
     except csv.Error as error:
-        raise InvalidInputError(f"{name}: line {reader.line_num}: malformed CSV ({error})") from error
+        raise InvalidInputError(f"{name}: line {reader.line_num}: malformed CSV ({error}); correct the line") from error
 
 
 def _read_all(stream: SourceStream, name: str) -> bytes:
@@ -145,7 +144,7 @@ def _read_all(stream: SourceStream, name: str) -> bytes:
 
 
 def _lines(stream: SourceStream, name: str) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, the line with its end) of a stream."""
+    """(line number from 1, the line with its line break) of a stream."""
     number = 0
     while line := stream.readline(_MAX_LINE_BYTES + 1):
         number += 1
@@ -155,8 +154,7 @@ def _lines(stream: SourceStream, name: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _decoded_lines(stream: SourceStream, name: str, undecodable: list[str]) -> Iterator[str]:
-    """Lines as text. One that is not UTF-8 leaves a message in `undecodable`: the record it belongs to is the
-    CSV reader's to know."""
+    """Lines as text. A line that is not UTF-8 adds a message to `undecodable`: only the CSV reader knows its record."""
     for number, line in _lines(stream, name):
         try:
             yield line.decode()

@@ -1,7 +1,7 @@
-"""The folder that a command is told to make: what may be given, and what the file system says, in the user's terms.
+"""The folder that a command is asked to make: what may be given, and the errors of the file system about it.
 
-Datasets are built in a hidden folder beside their destination, so an error of the file system names a path that
-nobody gave. Here it becomes one line about the destination. Errors of other files pass unchanged.
+Datasets are built in a hidden folder beside their destination, so an error of the file system names a path that the
+user did not give. Here it becomes one line about the destination. Errors about other files stay as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def local_destination(given: str) -> Path:
-    """The value of `--out` as a path. Takes the text as it was given: a Path has folded the slashes of `s3://`."""
+    """The value of `--out` as a path. It takes the string as given, because a Path makes `s3:/` of `s3://`."""
     if "://" in given:
         raise InvalidInputError(
             f"--out {given}: expected a folder on this machine; give its path, and copy the folder when it is whole"
@@ -30,19 +30,19 @@ def local_destination(given: str) -> Path:
 
 
 def refuse_inside_sources(destination: Path, sources: Sequence[str]) -> None:
-    """Refuse a destination below a source folder: the next conversion would take its files for documents."""
+    """Refuse a destination below a source folder: the next conversion would read its files as documents."""
     parents = Path(os.path.realpath(destination)).parents
     for source in sources:
         if os.path.isdir(source) and Path(os.path.realpath(source)) in parents:
             raise InvalidInputError(
-                f"{destination}: lies in the source folder {source}, whose files all are documents; choose an --out "
-                "outside it, or give its files by a pattern"
+                f"{destination}: is in the source folder {source}, whose files are all read as documents; choose an "
+                "--out outside it, or give its files by a pattern"
             )
 
 
 @contextmanager
 def writing_to(destination: Path) -> Iterator[None]:
-    """Turn errors of the file system about `destination`, and the hidden folder beside it, into one line about it."""
+    """Turn errors of the file system about `destination`, or the hidden folder beside it, into one line about it."""
     try:
         yield
     except OSError as error:
@@ -52,7 +52,7 @@ def writing_to(destination: Path) -> Iterator[None]:
 
 
 def _is_about(destination: Path, error: OSError) -> bool:
-    if error.filename is None:  # a write; what is read has its own messages
+    if error.filename is None:  # an error of writing: reading has its own messages
         return error.errno in (*_NO_ROOM, errno.EFBIG)
     target, path = Path(os.path.abspath(destination)), Path(os.path.abspath(os.fsdecode(error.filename)))
     if path == target or path in target.parents:
@@ -65,10 +65,10 @@ def _is_about(destination: Path, error: OSError) -> bool:
 
 def _reason(destination: Path, error: OSError) -> str:
     if error.errno in _NO_ROOM:
-        return "no space is left; make room, and give the same command again to go on"
+        return "no space is left; make room, and give the same command again to resume"
     folder = next(parent for parent in Path(os.path.abspath(destination)).parents if os.path.lexists(parent))
     if not folder.is_dir():
         return f"{folder} is not a folder; choose another --out"
     if error.errno in _NO_RIGHT:
-        return f"{folder} may not be written to ({error.strerror}); get the right to, or choose another --out"
+        return f"no permission to write to {folder} ({error.strerror}); get it, or choose another --out"
     return f"{error.strerror or error}; choose another --out"

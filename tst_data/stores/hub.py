@@ -1,23 +1,25 @@
-"""Whether the Hugging Face Hub answers, asked once before its libraries are.
+"""Whether the Hugging Face Hub can be reached, asked once before its libraries are used.
 
-They retry for half a minute without a network, with a stack of warnings; one request of at most ten seconds tells
-the same. Where there is no answer they are asked for what lies in their local caches only.
+Without a network these libraries retry for half a minute and print many warnings. One request of at most ten seconds
+tells the same. Where it fails, they are asked only for what is in their local caches.
 """
 
 from __future__ import annotations
 
-__all__ = ["hub_answers"]
+from typing import Any
+
+__all__ = ["hub_is_reachable"]
 
 
-def hub_answers() -> bool:
-    """Whether a request reaches the Hub; False where the libraries were told to be offline."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+def hub_is_reachable() -> bool:
+    """Whether a request reaches the Hub; False where the libraries were told to stay offline."""
+    from huggingface_hub import constants, utils
 
     if constants.HF_HUB_OFFLINE:
         return False
+    library: Any = utils  # it does not declare `get_session` as exported
     try:
-        get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception:  # whatever the HTTP library, the proxy or the resolver raise: it does not answer
+        library.get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception:  # each HTTP library, proxy and resolver raises its own kind of error
         return False
     return True

@@ -1,7 +1,8 @@
-"""One dataset that a conversion writes, and the place in the sources from which it still lacks documents.
+"""Writing one split of a conversion, the training or the validation dataset, and where it continues in the sources.
 
-A writer that goes on knows how many documents it has; which place in the sources that is, it does not, since only
-some documents are its own. The place is found again in the document index: behind the document that began last.
+A writer that continues an interrupted attempt knows how many documents it has. That number does not say where in the
+sources to continue, because only some of the documents belong to this split. The document index says it: after the
+document that was begun last.
 """
 
 from __future__ import annotations
@@ -13,29 +14,30 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tst_data.dataset.manifest import TokenizerDescription, document_file_name, is_finished, load_manifest
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError
 from tst_data.sources.document import SourceDocument
-from tst_data.tokenizer.loading import TOKENIZER_FILES, Tokenizer
+from tst_data.tokenizer.base import TOKENIZER_FILES, Tokenizer
 
-__all__ = ["END", "Output", "Place"]
+__all__ = ["END", "SourcePlace", "SplitWriter"]
 
 
-class Place(NamedTuple):
-    """Where a document stands: number of the file or dataset among the sources, and row in it."""
+class SourcePlace(NamedTuple):
+    """Where a document is: the number of the file or dataset among the sources, and the row in it."""
 
     part: int
     row: int
 
 
-END = Place(1 << 62, 0)
-"""Behind all documents."""
+END = SourcePlace(1 << 62, 0)
+"""After all documents."""
 
 
-class Output:
-    """The training or the validation dataset. Documents before `start` are written already."""
+class SplitWriter:
+    """Writes the dataset of one split. Its documents before `start` are written already."""
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class Output:
                 options={**options, "split": split},
             )
             self._num_documents = self._writer.resume_point.document
-            self.start = _place_to_go_on(self._writer, source_names)
+            self.start = _place_to_continue(self._writer, source_names)
 
     @property
     def num_documents(self) -> int:
@@ -74,14 +76,14 @@ class Output:
     def num_tokens(self) -> int:
         return self._writer.num_tokens if self._writer else self._num_tokens
 
-    def append(self, tokens: np.ndarray, source: str, document: SourceDocument) -> None:
-        """Add a document at or behind `start`; `tokens` include the closing end-of-text."""
+    def append(self, tokens: NDArray[np.integer[Any]], source: str, document: SourceDocument) -> None:
+        """Add a document at or after `start`; `tokens` include the closing end-of-text token."""
         assert self._writer is not None
         self._num_documents += 1
         self._writer.append(tokens, id=document.id, source=source, row=document.row)
 
     def finish(self, made: Mapping[str, Any]) -> None:
-        """Make the dataset whole; nothing to do where an earlier attempt did."""
+        """Finish the dataset, if an earlier attempt has not done so."""
         if self._writer is None:
             return
         self._tokenizer.save(self._folder)
@@ -100,17 +102,18 @@ class Output:
             self._writer.close()
 
 
-def _place_to_go_on(writer: DatasetWriter, source_names: Sequence[str]) -> Place:
-    """The place of the document that `writer.resume_point` means."""
+def _place_to_continue(writer: DatasetWriter, source_names: Sequence[str]) -> SourcePlace:
+    """The place of the document at which `writer.resume_point` is."""
     for shard in reversed(range(writer.num_shards)):
         documents = pq.read_table(writer.folder / document_file_name(shard), columns=["source", "row"])
         if documents.num_rows:
             last = documents.slice(documents.num_rows - 1).to_pylist()[0]
+            # Where only the first tokens of that document are in finished shards, it is read again.
             row = last["row"] if writer.resume_point.tokens else last["row"] + 1
             if last["source"] not in source_names:
                 raise InvalidInputError(
                     f"{writer.folder}: was begun with a source '{last['source']}' that is not given now; "
                     "convert with --restart"
                 )
-            return Place(source_names.index(last["source"]), row)
-    return Place(0, 0)
+            return SourcePlace(source_names.index(last["source"]), row)
+    return SourcePlace(0, 0)

@@ -1,0 +1,107 @@
+"""`tst-data inspect` and `verify`: look at a dataset, and check every byte of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tst_data.command_line import JsonOption, print_json
+from tst_data.commands.progress import verify_progress
+from tst_data.dataset.document_index import Document
+from tst_data.dataset.reader import Dataset, open_dataset
+
+__all__ = ["register"]
+
+DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="The folder of a dataset.")]
+
+_SHOWN_TOKENS = 1 << 20
+"""The first documents are searched in this many tokens from the start."""
+_SHOWN_DOCUMENTS = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the `tst-data` application."""
+    app.command("inspect")(inspect_command)
+    app.command("verify")(verify_command)
+
+
+def inspect_command(dataset: DatasetFolder, json: JsonOption = False) -> None:
+    """Show what a dataset holds and how it was made.
+
+    Example: tst-data inspect data/wiki
+    """
+    with open_dataset(dataset) as opened:
+        facts = _facts(opened)
+    if json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        if name not in ("made", "first_documents"):
+            _print_fact(name, value)
+    for name, value in facts["made"].items():
+        _print_fact(f"made: {name}", value)
+    for document in facts["first_documents"]:
+        _print_fact("document", f"{document['id']}, {document['length']:,} tokens from {document['first_token']:,} on")
+
+
+def verify_command(dataset: DatasetFolder, json: JsonOption = False) -> None:
+    """Read every byte of a dataset and check that it is as it was written.
+
+    Example: tst-data verify data/wiki
+    """
+    with open_dataset(dataset) as opened, verify_progress(opened.num_bytes) as progress:
+        opened.verify(progress)
+        facts = {"path": str(dataset), "fingerprint": opened.fingerprint, "bytes": opened.num_bytes, "valid": True}
+    if json:
+        print_json(facts)
+    else:
+        print(f"{dataset}: all {facts['bytes']:,} bytes of shards are as they were written")
+
+
+def _facts(dataset: Dataset) -> dict[str, Any]:
+    manifest = dataset.manifest
+    first = dataset.documents(0, min(dataset.num_tokens, _SHOWN_TOKENS))[:_SHOWN_DOCUMENTS]
+    return {
+        "path": str(dataset.path),
+        "fingerprint": manifest.fingerprint,
+        "documents": manifest.num_documents,
+        "tokens": manifest.num_tokens,
+        "shards": manifest.num_shards,
+        "bytes": dataset.num_bytes,
+        "dtype": manifest.dtype,
+        "tokenizer": manifest.tokenizer.model_dump(),
+        "vocabulary_size": manifest.vocabulary_size,
+        "end_of_text_id": manifest.end_of_text_id,
+        "written": datetime.fromtimestamp((dataset.path / "manifest.json").stat().st_mtime).isoformat(" ", "seconds"),
+        "made": manifest.made,
+        "first_documents": [_document_facts(document) for document in first],
+    }
+
+
+def _document_facts(document: Document) -> dict[str, Any]:
+    return {
+        "id": document.id,
+        "source": document.source,
+        "row": document.row,
+        "first_token": document.first_token,
+        "length": document.length,
+    }
+
+
+def _print_fact(name: str, value: Any) -> None:
+    print(f"{name.replace('_', ' '):<22}{_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value[:5])) + (f" and {len(value) - 5} more" if len(value) > 5 else "")
+    return str(value)
