@@ -143,6 +143,7 @@ def tiny_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("runs", [(TST,), (TST, BASELINE)], ids=["short", "long"])
 def test_a_demo_of_few_steps(runs: tuple[str, ...], tiny_output: Path) -> None:
     settings = dataclasses.replace(TINY, runs=runs)
