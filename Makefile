@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check format test test-fast test-nodes docs demo demo-long clean
@@ -26,11 +27,11 @@ format: setup ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: check ## check, then run all tests
-	$(BIN)/python -m pytest
+test: check ## check, then run all tests, in WORKERS processes (2)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-fast: setup ## the tests that start no process and take no seconds
-	$(BIN)/python -m pytest -m "not slow"
+test-fast: setup ## the tests that are not marked slow: under 90 seconds on 2 cores
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 NODES_TORCH ?= torch
 NODES_TESTS ?= tests/contracts tests/data tests/server tests/trainer tests/test_dependencies.py
@@ -38,8 +39,8 @@ NODES_TESTS ?= tests/contracts tests/data tests/server tests/trainer tests/test_
 test-nodes: ## server, client and trainer without the extra convert, newest versions (NODES_TORCH=torch==... for one)
 	$(PYTHON) -m venv .venv-nodes
 	.venv-nodes/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager \
-		-e '.[serve,train]' '$(NODES_TORCH)' hypothesis pytest pytest-timeout
-	.venv-nodes/bin/python -m pytest $(NODES_TESTS)
+		-e '.[serve,train]' '$(NODES_TORCH)' hypothesis pytest pytest-timeout pytest-xdist
+	.venv-nodes/bin/python -m pytest -n $(WORKERS) --dist loadfile $(NODES_TESTS)
 
 docs: setup ## build the documentation into site/; a dead link is an error
 	$(BIN)/mypy docs/hooks

@@ -101,6 +101,9 @@ class Trainer:
         try:
             return self._run()
         finally:
+            # The exchange of gradients is freed before the process group. Freed after it, its destructor would hold the
+            # interpreter's lock and wait for a thread of gloo that may be waiting for that lock.
+            self._trained = self._superposed
             self.close()
 
     # --- before the first step
