@@ -15,8 +15,8 @@ TITLE = "Token-Superposition batch server"
 SUMMARY = "Serves the batches of training runs over HTTP."
 DESCRIPTION = """\
 A batch is a pure function of run, step, rank and world size. Every path takes GET and HEAD, and no request changes
-anything on the server. Every response that is not a success is a problem document (RFC 9457), whose `type` says what
-kind of problem it is and whose `detail` says what was given, what was expected and what to do.
+anything on the server. Every response that is not a success, except 304, is a problem document (RFC 9457), whose `type`
+says what kind of problem it is and whose `detail` says what was given, what was expected and what to do.
 
 Numbers are whole and written in decimal digits. The batch paths refuse a query parameter that they do not know or that
 is given twice.

@@ -122,7 +122,7 @@ def test_ignored_slots_do_not_count_in_any_denominator() -> None:
     torch.manual_seed(3)
     logits = torch.randn(1, 4, 9)
     targets = torch.randint(0, 9, (1, 4, 3))
-    targets[0, 3, 1:] = IGNORED  # the last bag of a window has slot 0 only
+    targets[0, 3, 1:] = IGNORED  # the last bag of a window has a target in its first slot only
     losses = [functional.cross_entropy(logits[0, :n], targets[0, :n, slot]) for slot, n in enumerate([4, 3, 3])]
     torch.testing.assert_close(multi_hot_cross_entropy(logits, targets), torch.stack(losses).mean())
     targets[..., 2] = IGNORED  # a slot without any target is left out, the others normalized again

@@ -2,7 +2,8 @@
 
 docs/concepts/token-superposition.md#slot-weights defines them. They are given by name or as s numbers, and are always
 normalized to sum 1: at bag size 1 every choice is [1] and the loss is ordinary cross-entropy. Uniform is the default
-and the paper's main setting. The power law is steadier from about s = 9 on, and worse below 8.
+and the paper's main setting. The power law is steadier at large s, gives a lower loss from about s = 9 where r is
+small, and is worse below 8.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ name is whole. It contains
     training.pt         optimizer state, and the random states of all ranks; tensors only, read with weights_only
     checkpoint.json     step, stream state, each rank's digest, hyperparameters, model configuration (`TrainingState`)
 
-and nothing in it is unpickled.
+Nothing in it can run code: training.pt is read with weights_only.
 """
 
 from __future__ import annotations

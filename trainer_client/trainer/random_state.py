@@ -1,4 +1,4 @@
-"""The random state of each rank, from which dropout draws. It is saved as tensors, so nothing is pickled."""
+"""The random state of each rank, from which dropout draws. It is saved as tensors, so weights_only can load it."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ A window starts at token `x[0]`. With bag size `s` and sequence length `L`:
 | input     | s·L       | 1           | (b, L, s) bags    | (b, L, 1): x[(k+1)s]                      |
 | output    | L         | s           | (b, L, 1) tokens  | (b, L, s): x[k+1 .. k+s]                  |
 
-With `both` the window ends one token after its last bag, so the last position has a target in slot 0 only; its other
-slots keep IGNORED.
+With `both` the window ends one token after its last bag, so the last position has a target in its first slot only; its
+other slots keep IGNORED.
 """
 
 from __future__ import annotations
