@@ -50,7 +50,8 @@ def speed_up_text(compared: Mapping[str, Any]) -> str:
     return (
         f"{found['speed_up']:.2f}x. TST reaches the baseline's final held-out loss of {found['loss']:.3f} after "
         f"{found['tst_steps']:,.0f} of {found['baseline_steps']:,.0f} steps. Both learning rates fall to zero over the "
-        "last fifth, so neither curve is at its best before its end, and a TST run planned shorter would do better."
+        "last fifth, so neither curve is at its best before its end. A TST run planned shorter might do better; that was "
+        "not measured."
     )
 
 
@@ -59,7 +60,8 @@ def equal_data_text(compared: Mapping[str, Any]) -> str:
     equal = compared["equal_data"]
     return (
         f"At equal data, {equal['raw_tokens'] / 1e6:.1f}M raw tokens, the baseline has ended at "
-        f"{equal['baseline_loss']:.3f}. TST is then at step {equal['tst_step']:,.0f} and at {equal['tst_loss']:.3f}. "
+        f"{equal['baseline_loss']:.3f}. TST is then still in the superposition phase, at step {equal['tst_step']:,.0f} "
+        f"and at {equal['tst_loss']:.3f}. "
         f"{EQUAL_DATA}"
     )
 
