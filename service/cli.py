@@ -49,7 +49,7 @@ def serve(
     keep_alive_seconds: Annotated[int, _option("keep_alive_seconds")] = DEFAULTS["keep_alive_seconds"],
     stalled_seconds: Annotated[int, _option("stalled_seconds")] = DEFAULTS["stalled_seconds"],
     log_level: Annotated[LogLevel, _option("log_level")] = DEFAULTS["log_level"],
-    json_output: Annotated[bool, typer.Option("--json", help="Print the line that says it is ready as JSON.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the ready line as JSON.")] = False,
 ) -> None:
     """Serve the batches of runs over HTTP. SIGTERM or Ctrl-C stops the server after the requests in progress.
 

@@ -26,7 +26,7 @@ class ServerSettings(Frozen):
     sources: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Run files, or folders that hold run files."""
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 listens on all of this machine."""
+    """Address to listen on; 0.0.0.0 listens on all addresses of this machine."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1

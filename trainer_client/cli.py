@@ -25,16 +25,18 @@ STOPPED = 143
 def train(
     source: Annotated[
         str,
-        typer.Argument(metavar="RUN_OR_URL", help="a run's URL, a run file, or a materialized run", show_default=False),
+        typer.Argument(
+            metavar="RUN_OR_URL", help="A run's URL, a run file, or a materialized run.", show_default=False
+        ),
     ],
-    config: Annotated[Path | None, typer.Option(help="training file, YAML or JSON; without one, all defaults")] = None,
+    config: Annotated[Path | None, typer.Option(help="Training file, YAML or JSON; without one, all defaults.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="folder of checkpoints, metrics and the model [default: training/RUN]")
+        Path | None, typer.Option(help="Folder of checkpoints, metrics and the model. [default: training/RUN]")
     ] = None,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="resume also if hyperparameters differ from the checkpoint's")
+        bool, typer.Option("--accept-changes", help="Resume also if hyperparameters differ from the checkpoint's.")
     ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="print the final report as JSON")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the final report as JSON.")] = False,
 ) -> int:
     """Train on a run through all its phases. After an interruption the same command resumes the training.
 

@@ -94,7 +94,7 @@ def problem_of(scope: Mapping[str, Any], error: Exception) -> Response:
         return problem_response(scope, 404, *KINDS[NotFoundError], detail)
     if isinstance(error, HTTPException):
         return problem_response(scope, error.status_code, "http-error", "Request refused", str(error.detail))
-    detail = "server: unexpected error, written to its log; ask again, and report it if it stays"
+    detail = "server: unexpected error, written to its log; ask again, and report it if it happens again"
     return problem_response(scope, 500, *FAILURE, detail)
 
 

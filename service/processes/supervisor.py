@@ -50,7 +50,7 @@ class _Worker:
             reason: str = self.report.recv()
         except EOFError:
             self.process.join(timeout=5)
-            return f"it ended with exit code {self.process.exitcode}"
+            return f"it ended with exit code {self.process.exitcode}; see the log"
         return reason
 
 

@@ -146,7 +146,7 @@ def test_windows_outside_a_shard_are_refused(tiny_dataset: Dataset, first_token:
     ],
 )
 def test_targets_that_windows_do_not_fit_are_refused(tiny_dataset: Dataset, out: NDArray[Any]) -> None:
-    with pytest.raises(InvalidInputError, match="expected contiguous rows of uint16"):
+    with pytest.raises(InvalidInputError, match="give contiguous rows of uint16"):
         tiny_dataset.gather(np.array([0]), out)
 
 
@@ -232,7 +232,9 @@ def test_a_missing_shard_is_named(folder: Path, use: Callable[[Dataset], Any]) -
     (folder / "shard.00001.mds").unlink()
     with open_dataset(folder) as dataset:
         for _ in range(2):
-            with pytest.raises(DamagedDataError, match=r"shard\.00001\.mds: is missing; expected \d+ bytes"):
+            with pytest.raises(
+                DamagedDataError, match=r"shard\.00001\.mds: is missing \(expected \d+ bytes\); restore it"
+            ):
                 use(dataset)
         assert len(dataset.read(0, 1000)) == 1000
 

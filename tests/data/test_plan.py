@@ -90,7 +90,7 @@ def test_description(run: Path, tiny_dataset: Dataset) -> None:
     assert (described.total_steps, described.dtype) == (15, "uint16")
     assert (described.vocabulary_size, described.end_of_text_id) == (256, 255)
     assert described.phase(8).phase == 1
-    with pytest.raises(NotFoundError, match="no step 15"):
+    with pytest.raises(NotFoundError, match="run '.*': has no step 15; choose 0 to 14"):
         described.phase(15)
 
 
@@ -102,7 +102,7 @@ def _at(run_file: Path, dataset: int, problem: str) -> str:
 def test_refusals(make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path) -> None:
     twice = make_run([tiny_dataset, tiny_dataset], name="twice")
     with pytest.raises(
-        InvalidInputError, match=_at(twice, 1, f"dataset '{tiny_dataset.path}' is the same as 'datasets.0")
+        InvalidInputError, match=_at(twice, 1, f"dataset '{tiny_dataset.path}': is the same as 'datasets.0")
     ):
         Plan(load_run(twice))
     absent = make_run(tmp_path / "absent", name="absent")
@@ -142,7 +142,7 @@ def test_datasets_of_different_tokenizers_are_refused(make_run: MakeRun, tiny_da
     with write_dataset(tmp_path / "other", [[1] * 500], vocabulary_size=300, end_of_text_id=255):
         pass
     with pytest.raises(
-        InvalidInputError, match=r"'datasets\.1\.path': .* was made with another tokenizer .* than 'datasets\.0\.path'"
+        InvalidInputError, match=r"'datasets\.1\.path': .*: was made with another tokenizer .* than 'datasets\.0\.path'"
     ):
         Plan(load_run(make_run([tiny_dataset, tmp_path / "other"])))
 

@@ -97,7 +97,7 @@ def test_damaged_data_of_the_server_is_believed_at_once(server: FaultServer) -> 
 @pytest.mark.parametrize(
     ("fault", "error", "part"),
     [
-        (problem(404, detail="run 'test' has no step 0"), NotFoundError, "has no step 0"),
+        (problem(404, detail="run 'test': has no step 0"), NotFoundError, "has no step 0"),
         (problem(422, detail="world_size 3 does not divide"), InvalidInputError, "does not divide"),
         (problem(400, detail="multi\nline  detail"), InvalidInputError, "multi line detail"),
         (problem(401), InvalidInputError, "token"),

@@ -202,7 +202,7 @@ class BatchStream:
 
     def _check_open(self) -> None:
         if not self._finalizer.alive:
-            raise InvalidInputError("the stream is closed; make a new BatchStream to continue")
+            raise InvalidInputError("stream: is closed; make a new BatchStream to continue")
 
 
 class _Fetch:

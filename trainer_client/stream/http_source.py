@@ -194,7 +194,7 @@ class HttpReader:
         except RefusedError as refused:
             raise refused.error(f"{place}: {refused}") from None
         except _DAMAGED as damaged:
-            raise type(damaged)(f"{place}, requested {num_damaged} times: {damaged}") from None
+            raise type(damaged)(f"{place}: requested {num_damaged} times: {damaged}") from None
         except TemporaryError as last:
             if source.stop.is_set():
                 raise UnavailableError(f"{place}: the stream was closed; make a new BatchStream to continue") from None

@@ -69,7 +69,7 @@ class Prefetcher(Generic[R, T]):
             while position not in self._fetched:
                 if self._closed:
                     raise InvalidInputError(
-                        "the stream was closed during a wait for a batch; make a new BatchStream to continue"
+                        "stream: was closed during a wait for a batch; make a new BatchStream to continue"
                     )
                 self._changed.wait()
             value, error = self._fetched.pop(position)

@@ -71,7 +71,8 @@ class TrainConfig(Frozen):
     seed: Annotated[int, Field(strict=True, ge=0, lt=1 << 63)] = 0
     """Seed of the first weights and of dropout. The seed of the data is in the run file."""
     micro_batches: Count = 1
-    """Parts that a rank computes its share of a step in, one after another (gradient accumulation)."""
+    """Number of parts into which a rank divides its share of a step, computed one after another (gradient
+    accumulation)."""
     learning_rate: Positive = 1e-3
     """Peak learning rate, between warm-up and decay."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)

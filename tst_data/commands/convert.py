@@ -79,7 +79,7 @@ def convert_command(
         try:
             report = convert(conversion, destination, num_workers=num_workers, restart=restart, report=display.show)
         except KeyboardInterrupt:
-            display.note("stopped; give the same command again to resume")
+            display.note("conversion: stopped; give the same command again to resume")
             raise
     if json:
         print_json(report.model_dump())

@@ -102,4 +102,4 @@ def phase_of_step(phases: Sequence[PhaseDescription], step: int, run: str) -> Ph
             if step < phase.end_step:
                 return phase
     num_steps = phases[-1].end_step
-    raise NotFoundError(f"run '{run}' has no step {step}; its {num_steps:,} steps count from 0 to {num_steps - 1}")
+    raise NotFoundError(f"run '{run}': has no step {step}; choose 0 to {num_steps - 1}")

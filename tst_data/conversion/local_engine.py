@@ -142,14 +142,14 @@ class EncodingPool:
         code = worker.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return TSTError(
-            f"encoding process: it {how}, perhaps for lack of memory; give the same command again to resume, with "
+            f"encoding process: {how}, perhaps for lack of memory; give the same command again to resume, with "
             "fewer --workers if memory is short"
         )
 
 
 def _refusal(batch: _TextBatch, failure: Failure) -> TSTError:
     if failure.text is None:
-        return TSTError(f"encoding process: it cannot encode ({failure.reason}); correct that and convert again")
+        return TSTError(f"encoding process: cannot encode ({failure.reason}); correct that and convert again")
     return InvalidInputError(
         f"{batch.place(failure.text)}: the tokenizer cannot encode this text ({failure.reason}); use one with an "
         "unknown token, or one of the byte level, such as bytes or train:4096"

@@ -27,7 +27,7 @@ class Conversion(Frozen):
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the documents that go into the validation dataset, chosen by a hash of their text."""
     column: str = "text"
-    """Column that holds the text, or token ids that are ready."""
+    """Column that holds the text, or existing token ids."""
     id_column: str | None = None
     """Column that holds the ids of the documents; null is refused. Without it an id is SOURCE#ROW."""
     lines: bool = False

@@ -214,4 +214,6 @@ def _parse(place: str, data: bytes) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise InvalidInputError(f"{place}: {MANIFEST_NAME}: {validation_message(error)}") from None
+        raise InvalidInputError(
+            f"{place}: {MANIFEST_NAME}: {validation_message(error)}; restore it from a copy"
+        ) from None

@@ -97,7 +97,9 @@ class Dataset:
         `out` is C-contiguous (n, window length) in the dataset's dtype; each window must be within one shard.
         """
         if out.dtype != self.dtype or out.ndim != 2 or not out.flags.c_contiguous:
-            raise InvalidInputError(f"out: {out.dtype} {out.shape}; expected contiguous rows of {self.dtype}")
+            raise InvalidInputError(
+                f"out: has dtype {out.dtype} and shape {out.shape}; give contiguous rows of {self.dtype}"
+            )
         firsts = np.asarray(first_tokens, np.int64)
         targets = np.arange(len(firsts)) if rows is None else np.asarray(rows, np.int64)
         if len(targets) != len(firsts) or (len(targets) and not 0 <= targets.min() <= targets.max() < len(out)):
@@ -177,6 +179,6 @@ class Dataset:
     def _check_range(self, first_token: int, num_tokens: int) -> None:
         if first_token < 0 or num_tokens < 0 or first_token + num_tokens > self.num_tokens:
             raise InvalidInputError(
-                f"dataset '{self.path}': {num_tokens} tokens from token {first_token} on; the dataset has "
-                f"{self.num_tokens}: ask for tokens within it"
+                f"dataset '{self.path}': has {self.num_tokens} tokens, but {num_tokens} from token {first_token} on were "
+                "asked for; ask for tokens within it"
             )

@@ -134,7 +134,7 @@ class ShardFiles:
         """The error for a file that cannot be opened."""
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         return DamagedDataError(
-            f"{self.path(shard)}: {reason}; expected {self._table.num_bytes[shard]} bytes; restore it from a copy"
+            f"{self.path(shard)}: {reason} (expected {self._table.num_bytes[shard]} bytes); restore it from a copy"
         )
 
     def _wrong_size(self, shard: int, size: int) -> DamagedDataError:

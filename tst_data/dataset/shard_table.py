@@ -125,8 +125,8 @@ class ShardTable:
                 self._metadata = file.metadata
                 if file.schema_arrow.names != _SCHEMA.names:
                     raise DamagedDataError(
-                        f"{self._path}: columns {file.schema_arrow.names}; expected {_SCHEMA.names}; restore it from a "
-                        "copy"
+                        f"{self._path}: has columns {file.schema_arrow.names}, expected {_SCHEMA.names}; restore it from "
+                        "a copy"
                     )
                 table = pa.concat_tables(
                     file.read_row_group(group, columns=_OPENING_COLUMNS, use_threads=False)

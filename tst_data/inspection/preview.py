@@ -107,8 +107,7 @@ def _find(plan: Plan, step: int, sequence: int) -> tuple[int, int]:
     windows = plan.windows(step)
     if not 0 <= sequence < len(windows.dataset):
         raise NotFoundError(
-            f"sequence: step {step} of run '{plan.run.name}' has no sequence {sequence}; its {len(windows.dataset):,} "
-            "sequences count from 0"
+            f"run '{plan.run.name}': step {step} has no sequence {sequence}; choose 0 to {len(windows.dataset) - 1}"
         )
     return int(windows.dataset[sequence]), int(windows.first_token[sequence])
 

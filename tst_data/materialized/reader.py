@@ -47,7 +47,7 @@ def open_materialized(path: str | os.PathLike[str]) -> MaterializedFolder:
         run = MaterializedRun.model_validate_json(text)
     except ValidationError as error:
         raise InvalidInputError(
-            f"{file}: is not the run.json of a materialized run: {validation_message(error)}"
+            f"{file}: is not the run.json of a materialized run: {validation_message(error)}; materialize the run again"
         ) from None
     if run.format_version != FORMAT_VERSION:
         raise InvalidInputError(

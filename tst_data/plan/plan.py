@@ -149,15 +149,15 @@ def _check_datasets(run: Run, datasets: tuple[Dataset, ...]) -> None:
             )
         if dataset.fingerprint in seen:
             raise InvalidInputError(
-                f"{place} is the same as 'datasets.{seen[dataset.fingerprint]}.path'; name each dataset once, and set "
+                f"{place}: is the same as 'datasets.{seen[dataset.fingerprint]}.path'; name each dataset once, and set "
                 "its weight"
             )
         seen[dataset.fingerprint] = number
         if dataset.num_shards == 0 or dataset.num_tokens == 0:
-            raise InvalidInputError(f"{place} holds no tokens; convert some documents first")
+            raise InvalidInputError(f"{place}: holds no tokens; convert some documents first")
         if _tokens_of(manifest) != _tokens_of(first):
             raise InvalidInputError(
-                f"{place} was made with another tokenizer ({manifest.tokenizer.name}, vocabulary "
+                f"{place}: was made with another tokenizer ({manifest.tokenizer.name}, vocabulary "
                 f"{manifest.vocabulary_size:,}) than 'datasets.0.path' ({first.tokenizer.name}, vocabulary "
                 f"{first.vocabulary_size:,}); convert both with the same one"
             )
