@@ -23,7 +23,7 @@ check: setup ## lint, format, spelling, import rules and types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-format: setup ## format the code and mend what the linter can
+format: setup ## format the code and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -6,7 +6,7 @@ A page holds a marker on a line alone, and the marker becomes Markdown while the
     <!-- commands PROGRAM -->         the commands of a program, as their --help says
     <!-- http -->                     the paths of the server, from its OpenAPI description
 
-Beside the pages it writes the files that programs read: run.schema.json, training.schema.json and openapi.json.
+Besides the pages it writes the files that programs read: run.schema.json, training.schema.json and openapi.json.
 Anything that a marker names and the code does not have ends the build.
 """
 
