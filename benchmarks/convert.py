@@ -1,4 +1,4 @@
-"""Conversion compared with the bare tokenizer: same documents, same number of threads, by turns in one run.
+"""Conversion compared with the bare tokenizer: same documents, same number of threads, in turn in one run.
 
     python benchmarks/convert.py [--megabytes 60] [--threads 2] [--rounds 2] [--tokenizer train:8192] [--json]
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def compare(name: str, tokenizer: Path, source: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of both, by turns, and the ratio of their medians."""
+    """Seconds of both, in turn, and the ratio of their medians."""
     bare, ours, tokens = [], [], set()
     bare_cpu, ours_cpu = [], []
     for number in range(options.rounds):

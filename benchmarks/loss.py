@@ -1,4 +1,4 @@
-"""Time and peak memory of the multi-hot cross-entropy, forward and backward, beside the obvious ways to write it.
+"""Time and peak memory of the multi-hot cross-entropy, forward and backward, and of the obvious ways to write it.
 
     python benchmarks/loss.py [--positions 4096] [--vocabulary 32768] [--hidden 512] [--rounds 3] [--json]
 

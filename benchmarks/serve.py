@@ -1,4 +1,4 @@
-"""Served batches compared with a bare socket and with local loaders: same windows, by turns, one table.
+"""Served batches compared with a bare socket and with local loaders: same windows, in turn, one table.
 
     python benchmarks/serve.py [--batches 40] [--rounds 5] [--dtype uint16 uint32] [--json]
 

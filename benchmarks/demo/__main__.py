@@ -36,7 +36,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def demo(
-    long: Annotated[bool, typer.Option("--long", help="more steps, beside ordinary training, and compare")] = False,
+    long: Annotated[bool, typer.Option("--long", help="more steps, and a comparison with ordinary training")] = False,
     folder: Annotated[
         Path | None,
         typer.Option("--output", help="folder of the report and its files [default: ./demo-output]"),

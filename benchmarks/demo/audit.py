@@ -64,7 +64,7 @@ class Comparison:
 
 
 def step_counts(records: Sequence[Mapping[str, Any]], num_steps: int) -> tuple[int, int]:
-    """How many of the steps 0 .. num_steps - 1 have no record, and how many records are one too many."""
+    """How many of the steps 0 .. num_steps - 1 have no record, and how many records are repeated."""
     times = Counter(record["step"] for record in records if record["event"] == "step")
     lost = sum(1 for step in range(num_steps) if not times[step])
     return lost, sum(times.values()) - (num_steps - lost)

@@ -162,9 +162,9 @@ def lead(tst: Curve, baseline: Curve, switch: int) -> int | None:
 def verdict(paired: PairedDifference, *, steps: int, parameters: int) -> str:
     """One sentence: ahead, level or behind, by how much, and how certain that is."""
     place = {
-        "ahead": "TST ends ahead of the baseline",
+        "ahead": "TST ends better than the baseline",
         "level": "TST and the baseline end level",
-        "behind": "TST ends behind the baseline",
+        "behind": "TST ends worse than the baseline",
     }[paired.verdict]
     return (
         f"At this scale ({parameters / 1e6:.2f}M parameters, {steps:,} steps, one seed) {place} at the same "

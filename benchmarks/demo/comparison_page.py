@@ -1,4 +1,4 @@
-"""The parts of the report that only the long demo has: TST beside the baseline."""
+"""The parts of the report that only the long demo has: TST compared with the baseline."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from benchmarks.demo.settings import BASELINE, TST
 __all__ = ["COLORS", "equal_data_text", "figures", "headline", "rows", "speed_up_text"]
 
 COLORS = {"ahead": "#15803d", "level": "#475569", "behind": "#b45309"}
+WORDS = {"ahead": "better", "level": "level", "behind": "worse"}
+"""The main word of the sentence of each verdict."""
 EQUAL_DATA = (
     "TST trades data for compute. At equal data it loses: in the paper, at 3B parameters, 2.676 with TST against "
     "2.640 for a baseline of 50,000 steps that read as many tokens."
@@ -19,7 +21,7 @@ EQUAL_DATA = (
 
 def headline(compared: Mapping[str, Any]) -> str:
     """The verdict as HTML, with its main word in bold."""
-    word = compared["paired"]["verdict"]
+    word = WORDS[compared["paired"]["verdict"]]
     return escape(compared["verdict"]).replace(f" {word} ", f" <b>{word}</b> ", 1)
 
 
@@ -50,8 +52,8 @@ def speed_up_text(compared: Mapping[str, Any]) -> str:
     return (
         f"{found['speed_up']:.2f}x. TST reaches the baseline's final held-out loss of {found['loss']:.3f} after "
         f"{found['tst_steps']:,.0f} of {found['baseline_steps']:,.0f} steps. Both learning rates fall to zero over the "
-        "last fifth, so neither curve is at its best before its end. A TST run planned shorter might do better; that was "
-        "not measured."
+        "last fifth, so neither curve is at its best before its end. A TST run planned shorter might do better; that "
+        "was not measured."
     )
 
 

@@ -54,7 +54,7 @@ def audit_sentence(audit: Mapping[str, Any]) -> str:
     if audit["passed"]:
         return (
             f"Audit passed: {checked}; nothing lost, repeated or changed; the losses around the kills are identical "
-            "to those of a training that nobody disturbed."
+            "to those of an undisturbed training."
         )
     return f"Audit FAILED: {checked}; the table and the lines of the audit say what is wrong."
 
@@ -99,7 +99,7 @@ def _step_times(run: Mapping[str, Any]) -> str:
 
 
 def _subtitle(results: Mapping[str, Any]) -> str:
-    each = ", beside a baseline of as many steps" if results["comparison"] else ""
+    each = ", compared with a baseline of as many steps" if results["comparison"] else ""
     return escape(
         f"{results['date']}: {results['parameters'] / 1e6:.2f}M parameters, {results['steps']:,} steps{each}, one "
         f"seed; {clock(results['seconds'])} minutes from corpus to report on {results['machine']['cores']} CPU cores"
@@ -113,7 +113,7 @@ def _audit_headline(audit: Mapping[str, Any]) -> str:
 
 def _curves(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     spike = results["spike"]
-    beside = f", where the baseline is at {spike['baseline']:.2f}" if "baseline" in spike else ""
+    there = f", where the baseline is at {spike['baseline']:.2f}" if "baseline" in spike else ""
     figures = [
         _figure(
             pictures["held_out"],
@@ -128,7 +128,7 @@ def _curves(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
             "Bag loss of the superposition phase, and next-token loss of the recovery phase",
             "Loss of the training batches, averaged over groups of steps. A bag loss compares one set of logits with "
             "all tokens of the next bag. It cannot be compared with a next-token loss, so each has its own axes. "
-            f"Next-token loss: {spike['first']:.2f} at the first step of recovery{beside}; {spike['after']:.2f} after "
+            f"Next-token loss: {spike['first']:.2f} at the first step of recovery{there}; {spike['after']:.2f} after "
             f"{spike['after_steps']:,} more steps.",
         ),
     ]
@@ -139,7 +139,7 @@ def _comparison(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     compared = results["comparison"]
     described = comparison_page.figures(compared, results["runs"])
     figures = [_figure(pictures[key], name, caption) for key, name, caption in described]
-    return f"""<h2>Beside the baseline</h2>
+    return f"""<h2>Compared with the baseline</h2>
 <p><b>Speed-up at equal loss: {escape(comparison_page.speed_up_text(compared))}</b></p>
 <p>{escape(comparison_page.equal_data_text(compared))}</p><div class="figures">{"".join(figures)}</div>"""
 
@@ -154,8 +154,7 @@ def _kills(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
             pictures["kill_of_server"],
             "Bag losses around the kill of the server: recorded, taken before the kill of the trainer, undisturbed",
             "Every step around the kills. Circles: the loss in the final record. Crosses: the loss of the same steps "
-            "before the trainer was killed. Line: a trainer that nobody disturbed, from the checkpoint before both "
-            "kills.",
+            "before the trainer was killed. Line: an undisturbed trainer, from the checkpoint before both kills.",
         ),
         _figure(
             pictures["kill_of_trainer"],
@@ -223,7 +222,7 @@ def _set_up(results: Mapping[str, Any]) -> str:
         f"{machine['torch']}, one thread for each trainer.",
     ]
     return f"""<h2>Set-up</h2>
-<p>The run files, the training configuration and all figures are beside this page: {files}.</p>
+<p>The run files, the training configuration and all figures are in the same folder as this page: {files}.</p>
 <p>{"</p><p>".join(escape(line) for line in lines)}</p>
 <p class="small">An independent implementation of arXiv 2605.06546, not by its authors. One seed, a very small model,
 one kind of text: this says nothing about another scale.</p>"""

@@ -95,7 +95,7 @@ def _comparison(
 
 
 def _spike(records: Mapping[str, Records], places: Places) -> dict[str, float]:
-    """Next-token training loss of TST where recovery begins; beside the baseline's where there is one."""
+    """Next-token training loss of TST where recovery begins; with the baseline's where there is one."""
     tst = Curve.of(records[TST], "step", "next_token_loss")
     after = min(SPIKE_STEPS, len(tst) - 1)
     spike = {

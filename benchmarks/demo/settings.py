@@ -34,7 +34,7 @@ class DemoSettings:
     """The sizes of one kind of demo."""
 
     runs: tuple[str, ...]
-    """The runs that are trained at the same time: TST alone, or beside the baseline."""
+    """The runs that are trained at the same time: TST alone, or TST and the baseline."""
     steps: int
     minutes: str
     """How long it takes from corpus to report, in words."""

@@ -1,9 +1,9 @@
 """Training over HTTP, and what the demo does to it on the way.
 
 The kills are around the switch. The server is killed in the superposition phase, the trainer just after the switch, so
-the steps that it takes again cross the switch. The checkpoint before both kills is copied. At the end a trainer that
-nobody disturbs starts from that copy, reads the run file without a server, and takes the same steps again: its losses
-must be those that were recorded.
+the steps that it takes again cross the switch. The checkpoint before both kills is copied. At the end an undisturbed
+trainer starts from that copy, reads the run file without a server, and takes the same steps again: its losses must be
+those that were recorded.
 """
 
 from __future__ import annotations
