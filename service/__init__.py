@@ -8,8 +8,8 @@ and the shards. The command is `tst-serve` (`service.cli`); the ASGI application
                page/       the page at `/`                  metrics, logs  what was served
 
 The server keeps no state between two requests, so a worker or a server can be killed and replaced at any time. All run
-files are checked before a socket listens, so a server that says it is ready can serve every run. (One that is asked
-for damaged data later says so for that data, and serves the rest.)
+files are checked before a socket listens, so a server that says it is ready can serve every run. (If it is later
+asked for damaged data, it reports that and serves the rest.)
 """
 
 from __future__ import annotations

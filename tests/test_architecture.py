@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, and that importing is cheap.
+"""The rules of the code: who may import whom, and that importing is cheap.
 
 python -m pytest tests/test_architecture.py
 """

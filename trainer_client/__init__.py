@@ -7,7 +7,7 @@
         model(batch).loss.backward()
 
 Your own training loop imports the names below and nothing else. The folders: `stream` fetches batches, `loss` and
-`model` compute, `trainer` is the reference trainer behind `tst-train`. This package knows `tst_data` and never
+`model` compute, `trainer` is the reference trainer that `tst-train` runs. This package knows `tst_data` and never
 `service`.
 
 Importing it loads torch, but no `transformers`, `streaming` or `datasets`. It also makes a later import of

@@ -1,6 +1,6 @@
 """The exception tree. Every message is one line: `PLACE: problem; remedy`.
 
-    TSTError                     500  base of all errors that a user can cause or must know of
+    TSTError                     500  base of all errors that a user can cause or must know about
     ├── InvalidInputError        422  a value, file or option that cannot work as given
     ├── NotFoundError            404  a run, step or path that does not exist
     ├── DamagedDataError         500  bytes that are not what was written; never retried
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class TSTError(Exception):
-    """Base of all errors that a user can cause or must know of."""
+    """Base of all errors that a user can cause or must know about."""
 
     status = 500
 

@@ -1,7 +1,7 @@
-"""Importing torchvision, and with it `streaming` and `transformers`, beside the CPU build of torch.
+"""Importing torchvision, and with it `streaming` and `transformers`, together with the CPU build of torch.
 
 `streaming` imports torchvision, and so does `transformers` where it finds it. The torchvision wheel of the Python
-package index is built for CUDA: beside a CPU torch its compiled operators cannot be loaded, and the import fails with
+package index is built for CUDA: with a CPU torch its compiled operators cannot be loaded, and the import fails with
 "operator torchvision::nms does not exist". It is enough to declare the two operators that torchvision describes in its
 module `_meta_registrations`; nothing here ever calls them.
 

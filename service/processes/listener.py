@@ -22,7 +22,7 @@ def listen(host: str, port: int, *, stalled_seconds: int) -> socket.socket:
     """A listening socket. Raises InvalidInputError when it cannot be bound to this address.
 
     When a client reads nothing for `stalled_seconds`, the kernel closes its connection (TCP_USER_TIMEOUT, which
-    accepted connections inherit). So a client that has stopped reading cannot hold a batch in memory for ever.
+    accepted connections inherit). So a client that has stopped reading cannot hold a batch in memory forever.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -93,7 +93,7 @@ def test_a_resumed_digest_equals_an_undisturbed_one(source: Any) -> None:
         list(stream)
         undisturbed = stream.digest
     with BatchStream(source, micro_batches=2) as stream:
-        for _ in range(7):  # in mid-step
+        for _ in range(7):  # in the middle of a step
             next(stream)
         state, digest = stream.state_dict(), stream.digest
         next(stream)

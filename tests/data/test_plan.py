@@ -90,7 +90,7 @@ def test_description(run: Path, tiny_dataset: Dataset) -> None:
     assert (described.total_steps, described.dtype) == (15, "uint16")
     assert (described.vocabulary_size, described.end_of_text_id) == (256, 255)
     assert described.phase(8).phase == 1
-    with pytest.raises(NotFoundError, match="run '.*': has no step 15; choose 0 to 14"):
+    with pytest.raises(NotFoundError, match=r"run '.*': has no step 15; choose 0 to 14"):
         described.phase(15)
 
 

@@ -91,7 +91,7 @@ class _Server(ThreadingHTTPServer):
                 request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is part of the tests."""
+        """A client that closes the connection is part of the tests."""
 
 
 class Handler(BaseHTTPRequestHandler):

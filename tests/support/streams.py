@@ -1,4 +1,4 @@
-"""What tests ask of a BatchStream: that its batches are the plan's, and that it leaves no thread behind."""
+"""What tests ask of a BatchStream: that its batches are the plan's, and that it leaves no thread running."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SWITCH, STEPS = 6, 12
 
 
 class Trained(NamedTuple):
-    """A training that has ended, for tests that look at its results or train on in its folder."""
+    """A training that has ended, for tests that look at its results or continue it in its folder."""
 
     trainer: Trainer
     report: TrainReport

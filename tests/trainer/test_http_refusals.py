@@ -141,7 +141,8 @@ def test_a_server_that_begins_to_serve_other_data_is_refused(
         with pytest.raises(ForeignDataError) as caught:
             next(stream)
         one_line(caught.value, "step 1 ", server.url, expected, other.fingerprint)
-        # A proxy may keep what the server gave before: what does not fit is asked for past it.
+        # A proxy may keep what the server gave before: what does not fit is requested again without the
+        # proxy's copy.
         asked = [headers.get("Cache-Control") for path, headers in server.requests if "/batches/1?" in path]
         assert asked == [None, "no-cache", "no-cache"]
         assert stream.state_dict()["next_step"] == 1

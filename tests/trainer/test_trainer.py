@@ -87,7 +87,7 @@ def test_counted_tokens_are_those_of_the_windows(make_run: MakeRun, tiny_dataset
 def test_nothing_is_reset_at_the_switch(
     run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Moments go through the switch: each is the decayed one of before plus the step's gradient, and no more."""
+    """Moments go through the switch: each is the earlier one, decayed, plus the step's gradient, and no more."""
     seen: dict[int, tuple[int, int, float, float]] = {}
     step_of_optimizer = Optimization.step
 

@@ -68,7 +68,7 @@ def _takes_bags(trunk: nn.Module, embedding: nn.Embedding, tokens: Tensor, hidde
     pairs = superpose_scaled(embedding, tokens[..., None].expand(-1, -1, 2))  # (1, 3, d)
     try:
         bagged: Tensor = trunk.forward(inputs_embeds=pairs, use_cache=False)[0]
-    except (TypeError, ValueError):  # the trunk takes token ids only, or needs them beside the embeddings
+    except (TypeError, ValueError):  # the trunk takes token ids only, or needs them besides the embeddings
         return False
     return torch.allclose(bagged, hidden, rtol=1e-3, atol=1e-3 * hidden.abs().max().item())
 

@@ -20,8 +20,8 @@ def superpose(embedding: nn.Embedding | Tensor, inputs: Tensor) -> Tensor:
     """Bags (b, L, s) of token ids -> (b, L, d), the mean of their rows of `embedding` or of its weight (V, d).
 
     With s = 1 it is the plain lookup. TST averages raw embeddings, so a scale that the embedding module applies itself
-    is not applied (`superpose_scaled` does). The token stream has no padding: the row of an embedding's `padding_idx`
-    does not learn in the plain lookup, and does in bags.
+    is not applied (`superpose_scaled` does). The token stream has no padding: the row of `padding_idx` is trained by
+    bags, but not by the plain lookup.
     """
     weight = embedding if isinstance(embedding, Tensor) else embedding.weight
     if inputs.dim() < 2 or inputs.shape[-1] == 0 or inputs.dtype not in (torch.int64, torch.int32):

@@ -2,7 +2,7 @@
 
 Bags are averaged before the model and go in as `inputs_embeds`; single tokens take the model's own path, as
 `input_ids`. The loss is computed from the trunk's hidden states and the head's weight, so the logits of a batch are
-never held, wherever nothing but the head is between the two. What a model can do is found by trying it
+never held where only the head is between hidden states and loss. What a model can do is found by trying it
 (`capabilities`).
 """
 

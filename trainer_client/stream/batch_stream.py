@@ -1,7 +1,7 @@
 """BatchStream: the batches of a run, in order, for one data-parallel rank.
 
 The state of a stream is the number of its next step and nothing else (`stream_state` says why), and it is never ahead
-of what was handed out: what was fetched ahead and not delivered is fetched again. Beside it each rank keeps a running
+of what was handed out: what was fetched ahead and not delivered is fetched again. In addition each rank keeps a running
 digest of what it was given; save it with the rank's checkpoint and pass it to `load_state_dict`.
 
 Not safe to use after a fork: make the stream in the process that reads it.

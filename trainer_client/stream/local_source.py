@@ -57,7 +57,7 @@ class _LocalReader:
         return Received(batch, self._host_tensor(batch), num_bytes)
 
     def abort(self) -> None:
-        """Nothing to cut off: a read waits for nobody."""
+        """Does nothing: a read here does not wait for another process."""
 
     def close(self) -> None:
         """Nothing to free: the memory maps belong to the source."""

@@ -1,12 +1,12 @@
 """Where a stream is: its next step, the micro-batch within it, and the digest of what was delivered.
 
 A batch is a pure function of (run, step, rank, world size), so the state that is saved is the number of the next step,
-beside the fingerprint of the data. It does not depend on the rank, so it can be loaded at any world size that divides
+with the fingerprint of the data. It does not depend on the rank, so it can be loaded at any world size that divides
 the batch.
 
 The digest is a chained hash over step, micro-batch and window checksum of every batch that this rank was given. Two
 parts of a training that read the same data end with the same digest, no matter what was restarted in between and where
-the data came from. It is saved for each rank beside the state.
+the data came from. It is saved for each rank with the state.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The reference trainer: a causal LM through all phases of a run, into one output folder, and resumed exactly.
 
-    loop            the training loop; training_state is what a checkpoint says beside tensors
+    loop            the training loop; training_state is what a checkpoint says besides tensors
     optimization    one optimizer step, with learning_rate as a pure function of the step
     evaluation      next-token loss on held-out text
     checkpoint      whole checkpoints or none; output_folder keeps other files and other processes apart

@@ -52,7 +52,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """A request that signals make, if this is the main thread. The handlers of before are restored at the end."""
+    """A request that signals make, if this is the main thread. The previous handlers are restored at the end."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

@@ -1,4 +1,4 @@
-"""What a checkpoint says beside its tensors, and whether a training may resume from it.
+"""What a checkpoint says besides its tensors, and whether a training may resume from it.
 
 Model and data must be those of the checkpoint. The hyperparameters must be too, unless the user accepts the changes.
 What changes a result by rounding only (micro-batches, precision, device) may be changed at any time.

@@ -81,7 +81,7 @@ def describe(progress: ConversionProgress) -> str:
 
 
 def seconds_left(progress: ConversionProgress) -> float | None:
-    """Seconds to the end at the rate so far, None while nobody can say."""
+    """Seconds to the end at the rate so far, None while it is not known."""
     if not progress.encoded_bytes or progress.seconds < 1.0:
         return None
     left_bytes = max(0, progress.bytes_total - progress.bytes_done)

@@ -75,7 +75,7 @@ class BagGeometry:
         return windows[:, : self.advance].reshape(-1, self.sequence_length, self.input_slots)
 
     def fill_targets(self, windows: Any, targets: Any) -> None:
-        """Write the targets of windows (b, A + a) into `targets` (b, L, target_slots), given full of IGNORED."""
+        """Write the targets of windows (b, A + a) into `targets` (b, L, target_slots), which comes full of IGNORED."""
         s, L = self.bag_size, self.sequence_length
         if self.superpose == "output":
             for slot in range(s):

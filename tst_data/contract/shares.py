@@ -20,7 +20,7 @@ def check_rank(rank: int, world_size: int) -> None:
 
 
 def share_of_rank(batch_size: int, rank: int, world_size: int) -> slice:
-    """The rows of one rank. Raises InvalidInputError where the batch cannot be shared out so."""
+    """The rows of one rank. Raises InvalidInputError where the world size does not divide the batch."""
     check_rank(rank, world_size)
     if batch_size % world_size:
         raise InvalidInputError(

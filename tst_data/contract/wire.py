@@ -2,7 +2,7 @@
 
 Tokens are sent in the shard's own dtype. Targets are not sent, because they are a shifted view of the window. So a step
 of the superposition phase costs 2 bytes a token; int64 inputs and targets would cost 16. Any Arrow implementation reads
-it. The header is in the schema's metadata, all strings. Values and metadata are promised for ever, equal bytes for one
+it. The header is in the schema's metadata, all strings. Values and metadata are promised forever, equal bytes for one
 version of pyarrow.
 """
 

@@ -97,7 +97,7 @@ def _read_ahead(stream: io.RawIOBase, frames: queue.SimpleQueue[_Frame]) -> None
         while (frame := read_frame(stream)) is not None:
             frames.put(frame)
         code = 0
-    finally:  # also where there is no memory for a frame: otherwise the main thread would wait for ever
+    finally:  # also where there is no memory for a frame: otherwise the main thread would wait forever
         os._exit(code)
 
 

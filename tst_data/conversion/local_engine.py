@@ -60,8 +60,8 @@ class EncodingPool:
     def encode(self, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, list[NDArray[np.integer[Any]]]]]:
         """Every batch, in order, with the token ids of its texts (end-of-text included).
 
-        Raises InvalidInputError, naming its place, for a text that the tokenizer cannot encode. Raises TSTError where
-        a worker ends, or cannot encode anything.
+        Raises InvalidInputError, naming its place, for a document that the tokenizer cannot encode. Raises TSTError
+        where a worker ends, or cannot encode anything.
         """
         sent: deque[tuple[BatchT, subprocess.Popen[bytes] | None]] = deque()
         num_sent = 0

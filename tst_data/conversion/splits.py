@@ -45,7 +45,7 @@ def validation_path(destination: Path) -> Path:
 def split_destinations(destination: Path, share: float) -> dict[str, Path]:
     """The folder of each split, in the order in which they are moved there.
 
-    The training dataset is the last: where it is, everything is.
+    The training dataset is the last. When it is in its place, both datasets are.
     """
     destinations = {VALIDATION: validation_path(destination)} if share else {}
     return {**destinations, TRAINING: destination}

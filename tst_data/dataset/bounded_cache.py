@@ -1,7 +1,7 @@
 """A cache that keeps the values that were used last, and never more than a fixed number of them.
 
 It holds what is slow to get and cheap to keep a few of: maps of shard files, row groups of the shard table, document
-files. `functools.lru_cache` would do for one object, but it cannot be shared by several datasets, nor let go of the
+files. `functools.lru_cache` would do for one object, but it cannot be shared by several datasets, nor release the
 values of one of them.
 """
 
@@ -51,7 +51,7 @@ class BoundedCache(Generic[K, V]):
         return made
 
     def drop(self, unwanted: Callable[[K], bool]) -> None:
-        """Let go of the values whose keys are unwanted."""
+        """Release the values whose keys are unwanted."""
         with self._lock:
             for key in [key for key in self._values if unwanted(key)]:
                 del self._values[key]

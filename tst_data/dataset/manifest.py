@@ -1,4 +1,4 @@
-"""The manifest of a dataset: what its tokens are, how many, and the hash of every file beside the shards.
+"""The manifest of a dataset: what its tokens are, how many, and the hash of every file besides the shards.
 
 `manifest.json` is small for a dataset of any size. What grows with the number of shards (their counts and hashes, and
 the hashes of their document files) is in `shards.parquet`; the hash of that file is in the manifest, and

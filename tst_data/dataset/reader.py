@@ -179,6 +179,6 @@ class Dataset:
     def _check_range(self, first_token: int, num_tokens: int) -> None:
         if first_token < 0 or num_tokens < 0 or first_token + num_tokens > self.num_tokens:
             raise InvalidInputError(
-                f"dataset '{self.path}': has {self.num_tokens} tokens, but {num_tokens} from token {first_token} on were "
-                "asked for; ask for tokens within it"
+                f"dataset '{self.path}': has {self.num_tokens} tokens, but {num_tokens} from token {first_token} on "
+                "were asked for; ask for tokens within it"
             )

@@ -3,7 +3,8 @@
 A window is a slice of a map. Copying such slices gathers about 2,500M tokens/s; indexing `np.memmap` takes twice as
 long and `np.take` four times. A map (and the file descriptor that Python keeps for it) is released when its last
 reader is done, so the cache never takes one away during a copy. The size is compared whenever a shard is read: a
-truncated file is an error with both sizes and not a SIGBUS. (A file that is cut in the middle of a copy still is one.)
+truncated file is an error with both sizes and not a SIGBUS. (A file that is cut off in the middle of a copy
+still kills the process.)
 
 The maps of all datasets of a process share one cache, because descriptors are limited per process: 512 maps, and
 never more than a quarter of the descriptors allowed.

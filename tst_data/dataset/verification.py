@@ -1,4 +1,4 @@
-"""Verifying a dataset: that its parts are of one dataset, and that every byte is the one that was written.
+"""Verifying a dataset: that its parts belong to one dataset, and that every byte is the one that was written.
 
 Opening checks what is small (the shard table against the manifest). The rest is checked piece by piece when it is first
 read, or all at once by `tst-data verify`, which reads everything.

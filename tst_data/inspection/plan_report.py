@@ -85,7 +85,7 @@ class PlanReport(Frozen):
     phases: list[PhaseReport]
     """The phases in order."""
     warnings: list[str]
-    """What may not be meant: repeated data, or many skipped tokens."""
+    """What the author may not have intended: repeated data, or many skipped tokens."""
 
 
 def report_plan(plan: Plan, *, step_seconds: float) -> PlanReport:
@@ -157,6 +157,6 @@ def _warnings(plan: Plan, use: DatasetUse) -> list[str]:
         warnings.append(
             f"{place}: {use.passed_over_at_switch:,} tokens ({use.passed_over_at_switch / num_tokens:.0%} of the "
             "dataset) are skipped at the switch, because the windows that an earlier phase left do not divide into "
-            "those of this one; choose window sizes that divide one another, or more and smaller shard groups"
+            "those of this one; choose window sizes that divide one another, or lower shuffle_group"
         )
     return warnings

@@ -27,8 +27,8 @@ COLUMNS = {
     "step": "uint64",
     "window": "bytes",
 }
-"""MDS columns and their encodings. MDS writes of a sample first the sizes of its variable columns, then the columns in
-the order of their names."""
+"""MDS columns and their encodings. For each sample MDS writes first the sizes of its variable columns, then the columns
+in the order of their names."""
 
 
 def row_dtype(window_length: int, token_dtype: str) -> np.dtype[Any]:

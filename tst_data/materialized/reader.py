@@ -71,8 +71,8 @@ class MaterializedFolder:
     def read_batch(self, step: int, rank: int = 0, world_size: int = 1) -> WindowBatch:
         """One rank's share of a step.
 
-        Raises NotFoundError for a step past the end, InvalidInputError where the batch cannot be shared out so,
-        DamagedDataError where a shard is not what was written.
+        Raises NotFoundError for a step past the end, InvalidInputError where the world size does not divide the
+        batch, DamagedDataError where a shard is not what was written.
         """
         description = self.description
         phase = description.phase(step)

@@ -38,7 +38,7 @@ from tst_data.plan.plan import Plan
 __all__ = ["SHARD_BYTES", "ShardRows", "materialize"]
 
 SHARD_BYTES = 1 << 26
-"""Size of a shard file, about."""
+"""Approximate size of a shard file."""
 
 JOURNAL_NAME = "materialize.journal"
 
@@ -53,7 +53,7 @@ class ShardRows(NamedTuple):
     first_row_of_phase: int
     """Rows of the phase before them."""
     rows: int
-    """How many they are."""
+    """Number of rows."""
 
 
 class _Written(Frozen):

@@ -157,7 +157,7 @@ class Draw:
     first_ordinal: int
     """How many windows of the pool are drawn before them."""
     count: int
-    """How many they are."""
+    """Number of windows."""
 
 
 class PhaseWalk:

@@ -71,7 +71,8 @@ class Plan:
     def windows(self, step: int, rank: int = 0, world_size: int = 1) -> Windows:
         """The windows of one rank's share of a step, in order.
 
-        Raises NotFoundError for a step past the end, InvalidInputError where the batch cannot be shared out so.
+        Raises NotFoundError for a step past the end, InvalidInputError where the world size does not divide the
+        batch.
         """
         return self._windows(self.phase(step), step, rank, world_size)
 

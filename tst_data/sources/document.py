@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 MAX_DOCUMENT_BYTES = 128 << 20
-"""To encode a text in one piece, a tokenizer needs about 50 times its size as memory: about 6 GB for 128 MiB."""
+"""To encode a document in one piece, a tokenizer needs about 50 times its size as memory: about 6 GB for 128 MiB."""
 
 _JSON_KINDS = {
     bool: "true or false",
@@ -61,14 +61,14 @@ class ReadOptions:
     lines: bool = False
     """Whether each line of a text file is a document."""
     on_skip: Callable[[str], None] | None = None
-    """Called with a message for every text that is not UTF-8, which is then skipped. None refuses such a text."""
+    """Called with a message for every document that is not UTF-8, which is then skipped. None refuses it."""
 
     @property
     def columns(self) -> list[str]:
         return [self.column] if self.id_column in (None, self.column) else [self.column, str(self.id_column)]
 
     def refuse_text(self, message: str) -> None:
-        """Refuse or skip a text that is not UTF-8."""
+        """Refuse or skip a document that is not UTF-8."""
         if self.on_skip is None:
             raise InvalidInputError(f"{message}; convert it to UTF-8, or skip such texts with --skip-invalid")
         self.on_skip(message)

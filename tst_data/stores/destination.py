@@ -70,5 +70,5 @@ def _reason(destination: Path, error: OSError) -> str:
     if not folder.is_dir():
         return f"{folder} is not a folder; choose another --out"
     if error.errno in _NO_RIGHT:
-        return f"no permission to write to {folder} ({error.strerror}); get it, or choose another --out"
+        return f"no permission to write to {folder} ({error.strerror}); get the permission, or choose another --out"
     return f"{error.strerror or error}; choose another --out"

@@ -1,7 +1,7 @@
 """Whether the Hugging Face Hub can be reached, asked once before its libraries are used.
 
 Without a network these libraries retry for half a minute and print many warnings. One request of at most ten seconds
-tells the same. Where it fails, they are asked only for what is in their local caches.
+shows the same. Where it fails, they are asked only for what is in their local caches.
 """
 
 from __future__ import annotations
