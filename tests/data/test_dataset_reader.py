@@ -126,7 +126,7 @@ def test_shards_follow_each_other_without_gaps(tiny_dataset: Dataset, stream: ND
 
 @pytest.mark.parametrize(("first_token", "num_tokens"), [(-1, 1), (0, -1), (0, 10**9), (10**9, 1), (2**63, 1)])
 def test_reads_outside_the_stream_are_refused(tiny_dataset: Dataset, first_token: int, num_tokens: int) -> None:
-    with pytest.raises(InvalidInputError, match=f"the dataset has {tiny_dataset.num_tokens}"):
+    with pytest.raises(InvalidInputError, match=f"': has {tiny_dataset.num_tokens} tokens, but "):
         tiny_dataset.read(first_token, num_tokens)
 
 

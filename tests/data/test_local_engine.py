@@ -31,7 +31,7 @@ class Batch:
 def test_a_worker_that_cannot_load_its_tokenizer_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with (
         EncodingPool(tmp_path, "uint16", 1) as pool,
-        pytest.raises(TSTError, match=r"encoding process: it cannot encode \(.*holds no tokenizer.*\); correct that"),
+        pytest.raises(TSTError, match=r"encoding process: cannot encode \(.*holds no tokenizer.*\); correct that"),
     ):
         list(pool.encode(Batch([b"x" * 1000] * 1000) for _ in range(10)))
     assert capfd.readouterr().err == ""
