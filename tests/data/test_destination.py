@@ -37,7 +37,7 @@ def test_a_parent_that_is_a_file_or_closed_is_named(tmp_path: Path) -> None:
         told = message_of(out, OSError(code, os.strerror(code), str(tmp_path / "deep")))
         assert told == (
             f"{out}: cannot be written: no permission to write to {tmp_path} ({os.strerror(code)}); "
-            "get it, or choose another --out"
+            "get the permission, or choose another --out"
         )
     staged = out.parent / ".out.converting" / "training" / "shard.00000.mds"
     assert "no space is left; make room" in message_of(out, OSError(errno.ENOSPC, "No space", str(staged)))

@@ -76,7 +76,7 @@ def test_a_document_over_many_shards_is_found_from_its_middle(tmp_path: Path) ->
 
 def test_ranges_outside_the_stream_are_refused(tiny_dataset: Dataset) -> None:
     for first_token, num_tokens in [(-1, 2), (0, tiny_dataset.num_tokens + 1), (tiny_dataset.num_tokens, 1), (0, -1)]:
-        with pytest.raises(InvalidInputError, match="the dataset has"):
+        with pytest.raises(InvalidInputError, match=f"': has {tiny_dataset.num_tokens} tokens, but "):
             tiny_dataset.documents(first_token, num_tokens)
 
 

@@ -56,7 +56,7 @@ def test_what_is_not_a_shard_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DamagedDataError, match=r"shards\.parquet: cannot be read"):
         ShardTable(tmp_path)
     pq.write_table(pa.table({"a": [1]}), tmp_path / "shards.parquet")
-    with pytest.raises(DamagedDataError, match=r"shards\.parquet: columns \['a'\]; expected"):
+    with pytest.raises(DamagedDataError, match=r"shards\.parquet: has columns \['a'\], expected"):
         ShardTable(tmp_path)
 
 
