@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,8 +70,13 @@ def serve(
             log_level=log_level,
         )
     except ValidationError as error:
-        raise InvalidInputError(validation_message(error)) from None
+        raise InvalidInputError(_as_option(validation_message(error))) from None
     _serve(settings, as_json=json_output)
+
+
+def _as_option(message: str) -> str:
+    """A message about a setting, about the option or environment variable that gave it."""
+    return re.sub(r"^'(\w+)'", lambda name: f"--{name[1].replace('_', '-')} (or TST_SERVE_{name[1].upper()})", message)
 
 
 def _serve(settings: ServerSettings, *, as_json: bool) -> None:

@@ -7,7 +7,9 @@ after a field in the source is its description, in the generated reference and i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +29,7 @@ _EXPECTED = {
     "finite_number": "expected a finite number",
     "float_parsing": "expected a number",
     "float_type": "expected a number",
-    "greater_than": "expected more than {gt:g}",
+    "greater_than": "expected more than {gt}",
     "greater_than_equal": "expected at least {ge}",
     "int_from_float": "expected a whole number",
     "int_parsing": "expected a whole number",
@@ -118,7 +120,9 @@ def validation_message(error: ValidationError) -> str:
     """
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part) for part in first["loc"] if not _names_a_type(part))
+    if first["type"] == "invalid_key":
+        return f"unknown key {shown(first['input'])}; keys are strings: correct it or put it in quotes"
     if first["type"] == "extra_forbidden":
         return f"unknown key '{place}'; remove it or correct its spelling"
     if first["type"] == "missing":
@@ -129,8 +133,11 @@ def validation_message(error: ValidationError) -> str:
 def problem_in_words(problem: Mapping[str, Any]) -> str:
     """What one problem of `ValidationError.errors()` expected, and the value that was given where it is a short one."""
     expected = _EXPECTED.get(problem["type"])
-    message = expected.format(**problem.get("ctx", {})) if expected else problem["msg"].removeprefix("Value error, ")
+    limits = {name: f"{at:g}" if isinstance(at, float) else at for name, at in problem.get("ctx", {}).items()}
+    message = expected.format(**limits) if expected else problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
+    if problem["type"] == "string_too_short" and not given:
+        message = "expected a string that is not empty"
     if isinstance(given, Mapping | Sequence) and not isinstance(given, str):
         return message
     return f"{message} (given: {shown(given)})"
@@ -140,7 +147,17 @@ def shown(value: Any) -> str:
     """A value as its writer knows it: null, true and false as YAML and JSON have them, strings in quotes."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, date):
+        return str(value)
     return f"{value!r:.200}"
+
+
+def _names_a_type(part: int | str) -> bool:
+    """Whether a part of a place is pydantic's name for one of the types that a key may have, and not a key."""
+    return (
+        isinstance(part, str)
+        and re.fullmatch(r"constrained-\w+|(dict|list|tuple|literal|function-\w+)\[.*", part) is not None
+    )
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

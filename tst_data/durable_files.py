@@ -17,6 +17,8 @@ from typing import IO, Any, BinaryIO
 
 import xxhash
 
+from tst_data.errors import InvalidInputError
+
 __all__ = [
     "TEMPORARY_SUFFIX",
     "FileLock",
@@ -81,11 +83,14 @@ class FileLock:
         self._file: BinaryIO | None = None
 
     def take(self) -> bool:
-        """Make and lock the file; False where another process holds it."""
+        """Make and lock the file; False where another process holds it.
+
+        Raises InvalidInputError where the file system has no locks.
+        """
         while True:
             file = self.path.open("ab")
             try:
-                if not try_lock(file):
+                if not self._try_lock(file):
                     return False
                 if self._is_at_path(file):
                     self._file = file
@@ -103,6 +108,15 @@ class FileLock:
             self.path.unlink(missing_ok=True)
         self._file.close()
         self._file = None
+
+    def _try_lock(self, file: BinaryIO) -> bool:
+        try:
+            return try_lock(file)
+        except OSError as error:
+            raise InvalidInputError(
+                f"'{self.path}': cannot be locked ({error.strerror}); choose a folder on a file system with locks, "
+                "such as a local disk"
+            ) from error
 
     def _is_at_path(self, file: BinaryIO) -> bool:
         try:

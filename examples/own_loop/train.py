@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -54,7 +55,7 @@ def train(stream: BatchStream, output: Path) -> None:
 
     # The data state is in the checkpoint too: loading it sets the stream to the next step, and refuses other data.
     checkpoint = output / "checkpoint.pt"
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "data": stream}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule, "data": stream}
     if checkpoint.exists():
         for name, state in torch.load(checkpoint, weights_only=True).items():
             parts[name].load_state_dict(state)

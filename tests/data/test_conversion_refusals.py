@@ -42,6 +42,8 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
     (tmp_path / "t.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}')
     out = tmp_path / "out"
     cases: list[tuple[list[object], str]] = [
+        ([""], r"source '': is empty; give a file, folder, glob or hf://"),
+        ([good, "--workers", 100_000], r"--workers 100000: expected 1 to 1024"),
         ([tmp_path / "nowhere.txt"], r"nowhere\.txt: no such file or folder"),
         ([empty], r"empty\.jsonl: no documents"),
         ([tmp_path / "folder.jsonl"], r"folder holds no files"),
@@ -58,7 +60,7 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
         ([good, "--validation", "100%"], r"--validation 100%: expected a share"),
         ([good, "--validation", "0.0001%"], r"--validation 1e-06: leaves no document for validation"),
         ([few, "--validation", "80%"], r"--validation 0.8: leaves only empty documents for training"),
-        ([good, "--workers", 0], r"--workers 0: expected at least 1"),
+        ([good, "--workers", 0], r"--workers 0: expected 1 to 1024"),
         ([good, "--shard-tokens", 5000], r"5000"),
     ]
     elsewhere: list[tuple[Path, str, str]] = [
@@ -79,11 +81,13 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
 def test_a_destination_that_holds_something_else_is_left_alone(
     tmp_path: Path, corpus: Path, convert: CommandLine
 ) -> None:
-    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder, file, site = tmp_path / "folder", tmp_path / "file", tmp_path / "site"
+    site.mkdir()
+    (site / "manifest.json").write_text("{}")  # of something else: a web page has one too
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
     file.write_text("more work")
-    for out in (folder, file):
+    for out in (folder, file, site):
         check_refused(convert(corpus, out), r"already holds something else; choose another --out")
     (tmp_path / "x-validation").mkdir()
     (tmp_path / "x-validation" / "mine").touch()

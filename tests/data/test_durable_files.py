@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import IO, Any
 
@@ -9,6 +10,7 @@ import pytest
 import xxhash
 
 from tst_data.durable_files import FileLock, hash_bytes, hash_file, write_atomically, write_file_atomically
+from tst_data.errors import InvalidInputError
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -40,6 +42,15 @@ def test_one_process_at_a_time_holds_a_lock(tmp_path: Path) -> None:
     assert one.take()
     one.release()
     one.release()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("tst_data.durable_files.fcntl.flock", refuse)
+    with pytest.raises(InvalidInputError, match=r"lock': cannot be locked \(No locks available\); choose a folder"):
+        FileLock(tmp_path / "lock").take()
 
 
 def test_a_lock_on_a_file_that_was_removed_meanwhile_is_taken_on_the_new_one(

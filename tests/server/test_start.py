@@ -77,7 +77,12 @@ def test_a_missing_run_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_wrong_setting_is_one_line(make_run: MakeRun, tiny_dataset: Dataset) -> None:
-    check_one_line(make_run(tiny_dataset), "--workers", 0, word="error: 'workers': expected at least 1 (given: 0)")
+    check_one_line(
+        make_run(tiny_dataset),
+        "--workers",
+        0,
+        word="error: --workers (or TST_SERVE_WORKERS): expected at least 1 (given: 0)",
+    )
 
 
 def test_a_port_in_use_is_one_line(make_run: MakeRun, tiny_dataset: Dataset) -> None:

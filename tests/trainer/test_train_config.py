@@ -58,6 +58,10 @@ def test_model_shape_from_a_config_json(run_file: Path, config: TrainConfig, tmp
         ("[" * 5000, "nested too deeply"),
         ("model: " + "{a: " * 5000, "nested too deeply"),
         ("seed: 2026-13-41", "not valid YAML or JSON"),
+        ("seed: 2026-01-01", r"'seed': expected a whole number \(given: 2026-01-01\)"),
+        ("betas: [0.9, 1.0]", r"'betas.1': expected less than 1 \(given: 1.0\)"),
+        ("model: null", r"'model': expected a mapping \(given: null\)"),
+        ("null: 3", "unknown key null; keys are strings"),
     ],
 )
 def test_wrong_configuration_file_is_refused_in_one_line(content: str, words: str, tmp_path: Path) -> None:
@@ -79,6 +83,8 @@ def test_wrong_configuration_file_is_refused_in_one_line(content: str, words: st
         ({"model": {**MODEL, "rope_thetta": 5e5}}, "model.rope_thetta: is not a key of model_type llama"),
         ({"model": {**MODEL, "hidden_size": "x"}}, "model: is not a configuration of llama "),
         ({"model": {**MODEL, "hidden_size": -2}}, "hidden|negative"),
+        ({"model": {**MODEL, "attention_dropout": 7}}, "LlamaForCausalLM: cannot run on three tokens .*dropout"),
+        ({"model": {**MODEL, "num_attention_heads": 2, "num_key_value_heads": 3}}, "cannot run|is not a configuration"),
         ({"model": {"model_type": "lama"}}, "model.model_type: 'lama' is not known"),
         ({"model": {**MODEL, "vocab_size": 100}}, "vocab_size: is 100, but run 'test' has a vocabulary of 256"),
         (

@@ -149,6 +149,18 @@ def test_bfloat16_trains_close_to_float32(
     assert records[-1]["held_out_loss"] != expected[-1]["held_out_loss"]
 
 
+def test_gradient_that_is_not_finite_in_the_last_step_ends_the_training(
+    run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def norm_of_nothing(*arguments: Any) -> torch.Tensor:
+        return torch.tensor(math.nan)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", norm_of_nothing)
+    with pytest.raises(TSTError, match=r"step 0: the gradient norm is nan; lower learning_rate .* and start again$"):
+        make_trainer(run_file, config.model_copy(update={"evaluation": None}), tmp_path / "output").run()
+    assert not (tmp_path / "output" / "model").exists()
+
+
 def test_loss_that_is_nan_ends_the_training(
     run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

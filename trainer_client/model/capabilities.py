@@ -41,14 +41,13 @@ class Capabilities:
 def find_capabilities(model: Any) -> Capabilities:
     """Try a Hugging Face causal LM. Its modes, weights and the random state stay as they are.
 
-    Raises InvalidInputError for a model in which a position depends on later tokens.
+    Raises InvalidInputError for a model that cannot run, or in which a position depends on later tokens.
     """
     trunk, embedding = model.base_model, model.get_input_embeddings()
     training = {module: module.training for module in model.modules()}
-    model.eval()
     tokens = torch.arange(3, device=embedding.weight.device)[None] % embedding.weight.shape[0]  # (1, 3)
     try:
-        hidden = trunk.forward(input_ids=tokens, use_cache=False)[0]  # (1, 3, d)
+        hidden = _run(model, trunk, tokens)  # (1, 3, d)
         if _looks_ahead(trunk, embedding, tokens):
             raise InvalidInputError(
                 f"{type(model).__name__}: a position depends on later tokens, which it should predict; train a causal "
@@ -61,6 +60,23 @@ def find_capabilities(model: Any) -> Capabilities:
     finally:
         for module, flag in training.items():
             module.training = flag
+
+
+def _run(model: Any, trunk: nn.Module, tokens: Tensor) -> Tensor:
+    """Hidden states (1, 3, d) in evaluation. Raises InvalidInputError for a model that cannot run, or cannot train."""
+    try:
+        model.train()
+        devices = [tokens.device] if tokens.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # dropout draws, and must not change what is drawn later
+            trunk.forward(input_ids=tokens, use_cache=False)
+        model.eval()
+        hidden: Tensor = trunk.forward(input_ids=tokens, use_cache=False)[0]
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InvalidInputError(
+            f"{type(model).__name__}: cannot run on three tokens ({reason}); correct the keys of its configuration"
+        ) from error
+    return hidden
 
 
 def _takes_bags(trunk: nn.Module, embedding: nn.Embedding, tokens: Tensor, hidden: Tensor) -> bool:

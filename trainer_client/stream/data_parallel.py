@@ -14,7 +14,7 @@ from trainer_client.stream.options import whole_number
 from tst_data.contract.shares import check_rank
 from tst_data.errors import InvalidInputError
 
-__all__ = ["coordinates"]
+__all__ = ["coordinates", "coordinates_of_environment"]
 
 
 def coordinates(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -32,7 +32,14 @@ def _surroundings() -> tuple[int, int]:
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
-    return _environment_number("RANK", 0), _environment_number("WORLD_SIZE", 1)
+    return coordinates_of_environment()
+
+
+def coordinates_of_environment() -> tuple[int, int]:
+    """RANK and WORLD_SIZE, which `torchrun` sets; 0 of 1 without them. Raises InvalidInputError for wrong ones."""
+    rank, world_size = _environment_number("RANK", 0), _environment_number("WORLD_SIZE", 1)
+    check_rank(rank, world_size)
+    return rank, world_size
 
 
 def _environment_number(name: str, default: int) -> int:

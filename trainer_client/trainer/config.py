@@ -23,6 +23,7 @@ __all__ = ["CheckpointConfig", "EvaluationConfig", "TrainConfig", "load_train_co
 Count = Annotated[int, Field(strict=True, ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 SMALL_LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -75,7 +76,7 @@ class TrainConfig(Frozen):
     accumulation)."""
     learning_rate: Positive = 1e-3
     """Peak learning rate, between warm-up and decay."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Decay factors of AdamW's two moments."""
     epsilon: Positive = 1e-8
     """AdamW's epsilon."""

@@ -78,6 +78,8 @@ class Trainer:
             timeout_seconds=config.timeout_seconds,
         )
         self._description = self._stream.description
+        self._trained: nn.Module
+        """What is called with a batch: the wrapped model, in DistributedDataParallel where there are several ranks."""
         try:
             self._folder.claim(self._description.fingerprint, group)
             self._prepare(accept_changes)
@@ -133,7 +135,7 @@ class Trainer:
         self._seconds_before = 0.0
         if newest is not None:
             self._restore(newest)
-        self._trained: nn.Module = self._superposed
+        self._trained = self._superposed
         if group.world_size > 1:
             self._trained = nn.parallel.DistributedDataParallel(self._superposed)
 
@@ -208,9 +210,9 @@ class Trainer:
             news = self._recorder.step(
                 step,
                 phase,
-                loss=self._finite_mean(step, loss),
+                loss=self._finite(step, "loss", self._group.mean(loss)),
                 learning_rate=self._optimization.learning_rate(step),
-                grad_norm=float(norm.item()),
+                grad_norm=self._finite(step, "gradient norm", norm),
             )
         if config.evaluation is not None and (done % config.evaluation.every == 0 or at_end or at_switch):
             self._evaluate(done)
@@ -261,15 +263,15 @@ class Trainer:
         enabled = precision == "bfloat16" or (precision == "auto" and device == "cuda")
         return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
-    def _finite_mean(self, step: int, loss: Tensor) -> float:
-        """The mean of a loss over all ranks. Raises TSTError where it is infinite or nan."""
-        value = float(self._group.mean(loss).item())
+    def _finite(self, step: int, name: str, measured: Tensor) -> float:
+        """What was measured in a step. Raises TSTError where it is infinite or nan: the weights are, or will be."""
+        value = float(measured.item())
         if math.isfinite(value):
             return value
         start = "start again"
         if self._checkpoints.exist():
             start = f"resume from the checkpoints in '{self._checkpoints.folder}' with --accept-changes"
-        raise TSTError(f"step {step}: the loss is {value}; lower learning_rate or max_grad_norm, and {start}")
+        raise TSTError(f"step {step}: the {name} is {value}; lower learning_rate or max_grad_norm, and {start}")
 
     def _evaluate(self, done: int) -> None:
         if self._evaluation is None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
+from trainer_client.stream.data_parallel import coordinates_of_environment
 from tst_data.errors import InvalidInputError
 
 __all__ = ["ProcessGroup", "join_process_group"]
@@ -76,7 +77,7 @@ def join_process_group(device: str) -> Iterator[ProcessGroup]:
     place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(place)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if coordinates_of_environment()[1] == 1:
         yield ProcessGroup(rank=0, world_size=1, device=place)
         return
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")

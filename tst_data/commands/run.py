@@ -179,12 +179,16 @@ def materialize(
     with Plan(load_run(run)) as opened:
         total = sum(phase.batch_size * phase.steps for phase in opened.phases)
         console = Console(stderr=True)
-        with (
-            Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
-            writing_to(destination),
-        ):
-            task = progress.add_task("sequences", total=total)
-            written = write(opened, destination, progress=lambda rows: progress.update(task, completed=rows))
+        try:
+            with (
+                Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+                writing_to(destination),
+            ):
+                task = progress.add_task("sequences", total=total)
+                written = write(opened, destination, progress=lambda rows: progress.update(task, completed=rows))
+        except KeyboardInterrupt:
+            print(f"{out}: stopped; give the same command again to resume", file=sys.stderr)
+            raise
         result = {
             "run": opened.run.name,
             "fingerprint": opened.fingerprint,

@@ -37,6 +37,9 @@ from tst_data.tokenizer.training import sampled, train_tokenizer
 
 __all__ = ["convert"]
 
+MAX_WORKERS = 1024
+"""More encoding processes than any machine has cores: a larger number is a typing error."""
+
 
 def convert(
     conversion: Conversion,
@@ -52,8 +55,8 @@ def convert(
     that cannot be converted, and leaves nothing on disk then. Raises TSTError where the destination cannot be written
     or an encoding process ends; after that, and after a kill, the same call continues.
     """
-    if num_workers < 1:
-        raise InvalidInputError(f"--workers {num_workers}: expected at least 1; give the number of encoding processes")
+    if not 1 <= num_workers <= MAX_WORKERS:
+        raise InvalidInputError(f"--workers {num_workers}: expected 1 to {MAX_WORKERS}; give one for each CPU core")
     if not destination.name:
         raise InvalidInputError(f"destination '{destination}': has no name; give the path of a folder to make")
     destination = destination.absolute()

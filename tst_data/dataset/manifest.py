@@ -153,8 +153,8 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the folder holds a dataset that was written to its end."""
-    return (folder / MANIFEST_NAME).exists() and not is_unfinished(folder)
+    """Whether the folder holds a dataset that was written to its end: the manifest's hash is its last file."""
+    return (folder / MANIFEST_HASH_NAME).exists() and not is_unfinished(folder)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -173,6 +173,8 @@ def load_manifest(folder: Path) -> Manifest:
     format, DamagedDataError where the manifest is not the one that was written.
     """
     place = f"dataset '{folder}'"
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"{place}: is a file; give the path of a folder that `tst-data convert` made")
     if not folder.is_dir():
         raise NotFoundError(f"{place}: does not exist; give the path of a folder that `tst-data convert` made")
     if is_unfinished(folder):

@@ -27,11 +27,12 @@ from tst_data.dataset.manifest import (
     DOCUMENTS_FOLDER,
     FORMAT_VERSION,
     INDEX_NAME,
+    MANIFEST_NAME,
     SHARD_TABLE_NAME,
     Manifest,
     TokenizerDescription,
     dataset_fingerprint,
-    is_finished,
+    is_unfinished,
     write_manifest,
 )
 from tst_data.dataset.mds import index_chunks
@@ -154,7 +155,7 @@ class DatasetWriter:
         self.close()
 
     def _open_journal(self, options: Mapping[str, Any]) -> Journal:
-        if is_finished(self.folder):
+        if (self.folder / MANIFEST_NAME).exists() and not is_unfinished(self.folder):
             raise InvalidInputError(f"{self.folder}: holds a finished dataset; choose another folder")
         (self.folder / DOCUMENTS_FOLDER).mkdir(parents=True, exist_ok=True)
         return Journal(

@@ -118,6 +118,8 @@ def find_sources(sources: Sequence[str], include: Sequence[str] = ()) -> list[So
     """
     parts: list[SourcePart] = []
     for source in sources:
+        if not source.strip():
+            raise InvalidInputError(f"source '{source}': is empty; give a file, folder, glob or hf://owner/name")
         try:
             parts.extend(_parts_of(source, include))
         except OSError as error:  # a folder on the way to it cannot be read
