@@ -47,6 +47,7 @@ def test_every_batch_comes_in_order_and_equals_the_plan(source: Any, plan: Plan,
     assert [batch.phase for batch in batches] == [0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 3), (2, 1), (2, 3), (3, 2), (12, 1)])
 def test_ranks_and_micro_batches_share_a_step_out(source: Any, plan: Plan, world_size: int, micro_batches: int) -> None:
     received: dict[int, list[Batch]] = {step: [] for step in range(NUM_STEPS)}
@@ -144,6 +145,7 @@ def test_a_closed_stream_says_so_and_keeps_its_state(source: Any) -> None:
             use()
 
 
+@pytest.mark.slow
 def test_a_dropped_stream_ends_its_threads(source: Any) -> None:
     stream = BatchStream(source)
     next(stream)
@@ -158,6 +160,7 @@ def test_a_device_is_where_inputs_are_made(source: Any) -> None:
         assert next(stream).targets.device.type == "meta"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run file", "url"])
 def test_an_open_stream_does_not_hold_the_interpreter_back(sources: dict[str, Any], kind: str) -> None:
     code = (

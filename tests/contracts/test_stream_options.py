@@ -19,6 +19,7 @@ from tst_data.errors import InvalidInputError
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

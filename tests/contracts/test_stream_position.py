@@ -84,6 +84,7 @@ def test_state_is_never_ahead_of_what_was_delivered(source: Any, plan: Plan) -> 
             assert stream.state_dict()["next_step"] == stream.next_step == count // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [0, 2, 3, 7, 11])
 def test_a_state_loads_at_another_world_size_without_loss_or_repeat(source: Any, plan: Plan, stopped_at: int) -> None:
     first_tokens: list[int] = []
@@ -135,6 +136,7 @@ def test_a_malformed_state_is_refused_and_changes_nothing(source: Any, change: d
         assert next(stream).step == 2
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=OPERATIONS, micro_batches=st.sampled_from([1, 2, 3]), prefetch=st.sampled_from([0, 1, 3]))
 def test_any_order_of_operations_follows_the_model(

@@ -48,6 +48,7 @@ def test_every_document_is_closed_by_end_of_text_in_the_order_of_the_sources(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out", "z.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["bytes", "train:400"])
 def test_the_result_does_not_depend_on_the_number_of_workers(
     tmp_path: Path, corpus: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch, tokenizer: str
@@ -153,6 +154,7 @@ def test_no_import_is_running_when_a_conversion_ends(
     assert not any(thread.is_alive() for thread in importing)
 
 
+@pytest.mark.slow
 def test_real_text_comes_back_from_its_dataset(tmp_path: Path, shared_data: Path, convert: CommandLine) -> None:
     source = tmp_path / "udhr.jsonl.gz"
     with gzip.open(shared_data / "udhr" / "udhr.jsonl.gz") as whole, gzip.open(source, "w") as part:

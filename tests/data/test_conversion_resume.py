@@ -82,6 +82,7 @@ def test_files_that_are_wholly_converted_are_not_read_again(
     assert hashes_of(tmp_path / "out-validation") == hashes_of(tmp_path / "whole-validation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["write_manifest", "rename", "last rename", "remove"])
 def test_an_interrupted_end_is_completed(
     tmp_path: Path, corpus: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch, step: str

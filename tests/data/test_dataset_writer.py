@@ -110,6 +110,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, call: int, 
     return lambda: calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("step", ["append", "write_atomically", "write_shard_table", "write_manifest"])
 def test_killed_at_every_commit_the_dataset_is_bit_identical(

@@ -36,6 +36,7 @@ def found_documents(dataset: Dataset, first_token: int, num_tokens: int) -> list
     return [(document.row, document.first_token, document.length) for document in found]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.sampled_from([0, 0, 1, 2, 5, 7, 8, 9, 30, 70]), min_size=1, max_size=20),

@@ -76,6 +76,7 @@ def test_every_part_of_a_key_counts(name: str) -> None:
     assert derive_key("a", **parts) != derive_key("b", **parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_elements", range(2, 41))
 def test_small_domains_are_uniform(num_elements: int) -> None:
     """Chi-squared per degree of freedom of (index, image) over keys, as the mean of ten samples.
@@ -106,6 +107,7 @@ def test_every_order_of_a_few_elements_is_as_likely(num_elements: int) -> None:
     assert chi_squared / (len(orders) - 1) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [10, 11, 13, 17, 24, 33])
 def test_bits_do_not_correlate(bits: int) -> None:
     """No bit of an image correlates with a bit of its index, its neighbor's image, or the next epoch's: 5 sigma."""

@@ -160,6 +160,7 @@ def test_bad_run_files_are_refused_in_one_line(old: str, new: str, message: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["", "[1, 2]", "just words", "{" * 3000, "a: &a [*a]", "? [1]\n: 2", "\0", TEXT.split("  - {bag")[0]]
 )

@@ -77,6 +77,7 @@ def inputs_by_epoch(schedule: Schedule) -> dict[tuple[int, int], Counter[int]]:
     return seen
 
 
+@pytest.mark.slow
 @given(case=cases(), order=st.randoms())
 def test_steps_do_not_depend_on_the_order_they_are_asked_in(case: Any, order: Any) -> None:
     straight = make(*case)
@@ -88,6 +89,7 @@ def test_steps_do_not_depend_on_the_order_they_are_asked_in(case: Any, order: An
         assert rows(other, step) == in_order[step]
 
 
+@pytest.mark.slow
 @given(case=cases())
 def test_a_step_has_its_batch_and_each_window_is_in_one_shard(case: Any) -> None:
     content, shard_tokens = case
@@ -102,6 +104,7 @@ def test_a_step_has_its_batch_and_each_window_is_in_one_shard(case: Any) -> None
             assert first + phase.window_length <= ends[shard]
 
 
+@pytest.mark.slow
 @given(case=cases())
 def test_exactly_once(case: Any) -> None:
     """Per dataset and epoch no token is an input twice over all phases, and what is left out was counted."""
@@ -124,6 +127,7 @@ def test_exactly_once(case: Any) -> None:
         assert any(use.repeated for use in of_dataset) == repeated
 
 
+@pytest.mark.slow
 @given(case=cases())
 def test_the_walk_is_what_the_steps_hold(case: Any) -> None:
     """The windows of all steps together are the walk's, so the test above speaks of what a trainer gets."""
@@ -175,6 +179,7 @@ def test_ending_a_phase_earlier_changes_no_step_before(case: Any, data: st.DataO
     assert all(rows(before, step) == rows(after, step) for step in range(switch))
 
 
+@pytest.mark.slow
 @given(case=cases(), data=st.data())
 def test_another_later_phase_changes_no_step_before(case: Any, data: st.DataObject) -> None:
     content, shard_tokens = case
@@ -215,6 +220,7 @@ def test_impossible_ranks_are_refused(rank: int, world_size: int) -> None:
         share_of_rank(4, rank, world_size)
 
 
+@pytest.mark.slow
 @given(case=cases())
 def test_every_thousand_windows_of_a_phase_hold_the_mixture(case: Any) -> None:
     content, shard_tokens = case
@@ -264,6 +270,7 @@ def test_what_the_switch_skips(before: int, after: int, share: float) -> None:
     assert use.passed_over_at_switch == round(share * left)
 
 
+@pytest.mark.slow
 def test_thousands_of_phases_over_one_group() -> None:
     steps = 3000
     phases = [{"bag_size": 1, "steps": 1}] * steps

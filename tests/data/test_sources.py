@@ -76,6 +76,7 @@ def encode(kind: str, rows: dict[str, list[Any]]) -> bytes:
     return sink.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", COMPRESS)
 @pytest.mark.parametrize(
     "kind", ["jsonl", "ndjson", "json", "csv", "tsv", "parquet", "arrow", "feather", "stream.arrow"]

@@ -20,6 +20,8 @@ from benchmarks.demo.folder import MARKER, claimed
 from benchmarks.demo.processes import ROOT, Children, DemoError
 from benchmarks.demo.settings import BASELINE, SHORT, TST
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_SECONDS = 30.0
 
 

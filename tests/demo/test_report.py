@@ -28,6 +28,8 @@ from benchmarks.demo.plots import binned
 from benchmarks.demo.settings import BASELINE, LONG, TST, Places
 from benchmarks.demo.training import Disturbance
 
+pytestmark = pytest.mark.slow
+
 
 def curve(steps: list[int], losses: list[float], tokens: list[int] | None = None) -> Curve:
     return Curve(step=np.array(steps), raw_tokens=np.array(tokens or steps) * 10, loss=np.array(losses))

@@ -17,6 +17,7 @@ from tst_data.contract.wire import CONTENT_TYPE, decode
 from tst_data.dataset.reader import Dataset
 
 
+@pytest.mark.slow
 def test_lists_all_runs_of_the_folder(server: Server) -> None:
     response = server.ask("/v1/runs")
     assert response.status == 200
@@ -124,6 +125,7 @@ def test_metrics_count_what_was_served(server: Server) -> None:
     assert "unknown-run-name" not in server.ask("/metrics").body.decode()
 
 
+@pytest.mark.slow
 def test_two_servers_on_copies_give_identical_responses(
     server: Server, run_file: Path, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def test_folders_of_killed_servers_are_removed_and_those_of_running_servers_are_
     assert set(tmp_path.iterdir()) == {starting, other}
 
 
+@pytest.mark.slow
 def test_counts_of_all_processes_are_added_and_an_empty_file_does_no_harm(tmp_path: Path) -> None:
     run(COUNT_ONE, tmp_path)
     run(COUNT_ONE, tmp_path)

@@ -15,6 +15,8 @@ from service.page.page import content_security_policy
 from tests.support.serving import Server, running
 from tst_data.cli import app
 
+pytestmark = pytest.mark.slow
+
 MARKUP = "<img src=x onerror='document.title=\"hacked\"'><script>document.title = 'hacked'</script> & plain text. "
 PROSE = "A bag holds several tokens that are read at one position, and the next bag is what that position predicts. "
 

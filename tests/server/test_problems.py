@@ -25,6 +25,7 @@ from tst_data.dataset.reader import Dataset
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError
 
 
+@pytest.mark.slow
 def test_other_methods_are_refused_with_those_allowed(server: Server) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
         response = server.ask(f"{BATCHES}/0", method=method)
@@ -166,6 +167,7 @@ def test_what_is_not_http_is_a_problem_too(server: Server, request_line: str) ->
             assert connection.recv(1) == b""
 
 
+@pytest.mark.slow
 def test_damage_is_a_500_of_its_type_and_other_steps_are_served(
     run_file: Path, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -202,6 +204,7 @@ def test_damage_is_a_500_of_its_type_and_other_steps_are_served(
         assert 'tst_damaged_data_total{run="test"} 3.0' in server.ask("/metrics").body.decode()
 
 
+@pytest.mark.slow
 def test_overload_is_a_503_that_says_when_to_come_back(tmp_path: Path) -> None:
     with running(write_big_run(tmp_path), environment={"TST_SERVE_MAX_REQUESTS": "1"}) as server:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as held:

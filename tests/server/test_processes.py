@@ -21,6 +21,8 @@ from tests.support.serving import Server, command_line, eventually, running, wri
 from tst_data.contract.wire import decode
 from tst_data.dataset.reader import Dataset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run_file(make_run: MakeRun, tiny_dataset: Dataset) -> Path:

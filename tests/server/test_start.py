@@ -18,6 +18,8 @@ from tests.support.serving import refused, running
 from tst_data.dataset.reader import Dataset
 from tst_data.errors import InvalidInputError, NotFoundError
 
+pytestmark = pytest.mark.slow
+
 
 def test_finds_run_files_of_a_folder_by_their_names(tmp_path: Path) -> None:
     for name in ("b.yaml", "a.json", "c.yml", "notes.txt"):

@@ -152,6 +152,7 @@ def test_pinned_windows_are_copied_to_the_gpu(dtype: Any) -> None:
     assert torch.equal(moved.targets.cpu(), batch.targets)
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_cheap() -> None:
     heavy = ["transformers", "streaming", "datasets", "boto3", "tokenizers", "torchvision", "fastapi", "service"]
     code = f"import sys, trainer_client; print([name for name in {heavy!r} if name in sys.modules])"

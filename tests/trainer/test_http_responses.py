@@ -23,6 +23,7 @@ from tst_data.errors import DamagedDataError
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_body_gets_through_or_breaks_the_client(server: FaultServer, data: st.DataObject) -> None:

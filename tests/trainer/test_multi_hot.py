@@ -54,6 +54,7 @@ def gradients(loss: Tensor, *tensors: Tensor | None) -> list[Tensor]:
     return list(torch.autograd.grad(loss, [tensor for tensor in tensors if tensor is not None]))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(case=cases())
 def test_plain_and_fused_agree_with_the_definition_in_value_and_gradient(case: Case) -> None:

@@ -28,6 +28,7 @@ def test_a_freed_block_is_used_again() -> None:
     assert address(buffers.lease(900)) == where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "derive",
     [

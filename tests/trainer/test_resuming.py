@@ -23,6 +23,8 @@ from trainer_client.trainer.learning_rate import default_warmup_steps
 from trainer_client.trainer.signals import StoppedError
 from tst_data.errors import DamagedDataError, InvalidInputError
 
+pytestmark = pytest.mark.slow
+
 
 def test_resuming_anywhere_gives_the_same_bits(
     trained: Trained, run_file: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

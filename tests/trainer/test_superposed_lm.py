@@ -109,6 +109,7 @@ def test_superpose_refuses_what_is_not_a_bag(inputs: Tensor) -> None:
 # --- the wrapped model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "tied"), TESTED)
 def test_bag_size_1_equals_the_model_with_its_own_loss(name: str, tied: bool) -> None:
     model = make_model(name, tie_word_embeddings=tied)
@@ -128,6 +129,7 @@ def test_bag_size_1_equals_the_model_with_its_own_loss(name: str, tied: bool) ->
     torch.testing.assert_close(own, functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["both", "input", "output"])
 @pytest.mark.parametrize(("name", "tied"), TESTED)
 def test_superposed_loss_and_gradient_are_those_of_the_definition(name: str, tied: bool, kind: Superpose) -> None:
@@ -146,6 +148,7 @@ def test_superposed_loss_and_gradient_are_those_of_the_definition(name: str, tie
         torch.testing.assert_close(gradient, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("s", [1, 4, 8])
 def test_loss_at_initialization_is_log_of_the_vocabulary(s: int) -> None:
     loss = SuperposedLM(make_model("llama"))(make_batch(s, b=8)).loss
@@ -168,6 +171,7 @@ def test_weights_given_as_numbers_reach_the_recovery_phase_as_1() -> None:
         SuperposedLM(superposed.model, slot_weights="powr")
 
 
+@pytest.mark.slow
 def test_leaking_targets_are_learned_far_below_what_honest_ones_allow() -> None:
     """Random tokens have nothing to predict: only a wrong alignment can get far below log V."""
     s, b = 4, 16
@@ -253,6 +257,7 @@ def test_model_that_does_more_to_tokens_than_to_embeddings_takes_no_bags_but_tra
         superposed(make_batch(2))
 
 
+@pytest.mark.slow
 def test_balancing_loss_of_a_mixture_of_experts_is_added() -> None:
     changes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "router_aux_loss_coef": 0.5}
     batch = make_batch(3)
@@ -283,6 +288,7 @@ BERT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_model_that_attends_in_both_directions_is_refused(dtype: torch.dtype) -> None:
     def make(**changes: object) -> Any:
@@ -296,6 +302,7 @@ def test_model_that_attends_in_both_directions_is_refused(dtype: torch.dtype) ->
     assert all(parameter.grad is None for parameter in causal.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
@@ -327,6 +334,7 @@ def test_what_cannot_be_wrapped_is_refused() -> None:
         SuperposedLM(model)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what dynamo meets inside torch and transformers
 def test_compiled_model_is_not_compiled_again_at_the_switch() -> None:
     """Both phases hand the trunk (b, L, d): one graph, compiled once, with the losses of the model as it is."""

@@ -41,6 +41,7 @@ def test_model_shape_from_a_config_json(run_file: Path, config: TrainConfig, tmp
     trainer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "words"),
     [
