@@ -43,7 +43,7 @@ test-nodes: ## server, client and trainer without the extra convert, newest vers
 	.venv-nodes/bin/python -m pytest -n $(WORKERS) --dist loadfile $(NODES_TESTS)
 
 docs: setup ## build the documentation into site/; a dead link is an error
-	$(BIN)/mypy docs/hooks
+	MYPYPATH=docs/hooks $(BIN)/mypy docs/hooks
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 demo: setup ## the main job on real text, with kills and an audit: about 2 and a half minutes on 2 cores
