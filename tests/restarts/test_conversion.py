@@ -21,6 +21,8 @@ import pytest
 
 from tests.support.conversion import hashes_of
 
+pytestmark = pytest.mark.slow
+
 KILLS = 10
 OPTIONS = ["--tokenizer", "train:400", "--validation", "10%", "--shard-tokens", "4096"]
 
@@ -29,8 +31,6 @@ import json, os, sys
 from tst_data.cli import app
 from tst_data.command_line import run_app
 from tst_data.streaming_compat import import_streaming
-
-pytestmark = pytest.mark.slow
 import_streaming()
 print("ready", flush=True)
 for line in sys.stdin:
