@@ -65,7 +65,7 @@ class DemoSettings:
 
 SHORT = DemoSettings(
     runs=(TST,),
-    steps=2_000,
+    steps=1_200,
     minutes="about 2 and a half minutes on a quiet machine with 2 cores, under 8 on one that is three times slower",
     training_bytes=12_000_000,
     held_out_bytes=600_000,
