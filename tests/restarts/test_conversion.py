@@ -31,6 +31,7 @@ import json, os, sys
 from tst_data.cli import app
 from tst_data.command_line import run_app
 from tst_data.streaming_compat import import_streaming
+
 import_streaming()
 print("ready", flush=True)
 for line in sys.stdin:

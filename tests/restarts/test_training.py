@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import MakeRun
 from tests.support.serving import running
+from tests.support.training import MODEL
 from trainer_client.trainer.metrics_log import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -33,15 +34,7 @@ TIMES = {"seconds", "tokens_per_second", "data_wait_share"}
 SWITCH, STEPS = 20, 40
 
 CONFIG: dict[str, Any] = {
-    "model": {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "attention_dropout": 0.1,  # so that random states matter
-    },
+    "model": {**MODEL, "attention_dropout": 0.1},  # so that random states matter
     "seed": 3,
     "micro_batches": 2,
     "learning_rate": 0.003,
