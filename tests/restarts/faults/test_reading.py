@@ -1,0 +1,189 @@
+"""Reading: a batch holds the tokens of its fingerprint, or it is an error that says what to do; never anything else.
+
+A process has opened a run and reads steps. Two shards are used: that of step 0, and one that it has not read yet.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from tests.conftest import write_run
+from tests.support.faults import flip_byte, no_descriptors, no_permission, one_line, small_disk, truncated
+from tests.support.forked import Child, Forkserver, forkserver
+from tst_data import Plan, load_run
+from tst_data.dataset.reader import Dataset
+from tst_data.dataset.writer import write_dataset
+
+pytestmark = pytest.mark.slow
+
+STEPS = range(0, 250, 50)
+"""The steps that are compared. Steps 0 and 1 are in one shard, step 100 in another."""
+
+
+class Data(NamedTuple):
+    """A copy of the dataset for one test, a run over it, and where the steps are in it."""
+
+    dataset: Path
+    run: Path
+    expected: dict[int, str]
+    used: Path
+    """The shard of steps 0 and 1."""
+    place: int
+    """A byte of step 1 in it, which step 0 does not hold."""
+    other: Path
+    """The shard of step 100."""
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forkserver]:
+    with forkserver("tests.support.entries") as server:
+        yield server
+
+
+def other_tokens(tiny_documents: list[Any]) -> list[Any]:
+    """Documents of the same lengths with other tokens."""
+    return [(document + 1) % 255 for document in tiny_documents]
+
+
+@pytest.fixture
+def data(tmp_path: Path, tiny_dataset: Dataset) -> Data:
+    dataset = tmp_path / "dataset"
+    shutil.copytree(tiny_dataset.path, dataset)
+    run = write_run(
+        dataset, folder=tmp_path, batch_size=4, shuffle_group=1, phases=[{"bag_size": 1, "steps": 260}]
+    )
+    with Plan(load_run(run)) as plan:
+        expected = {step: plan.read_batch(step).header.checksum for step in (*STEPS, 1)}
+        opened = plan.datasets[0]
+
+        def place(step: int) -> tuple[Path, int]:
+            first = int(plan.windows(step).first_token[0])
+            shard = int(np.searchsorted(opened.shard_first_token, first, side="right")) - 1
+            path = dataset / f"shard.{shard:05}.mds"
+            header = path.stat().st_size - int(opened.shard_tokens[shard]) * opened.dtype.itemsize
+            return path, header + (first - int(opened.shard_first_token[shard])) * opened.dtype.itemsize
+
+        used, at = place(1)
+        other, _ = place(100)
+    assert used != other
+    return Data(dataset, run, expected, used, at, other)
+
+
+@pytest.fixture
+def reader(forks: Forkserver, data: Data) -> Iterator[Child]:
+    """The process that has opened the run and read step 0."""
+    child = open_run(forks, data)
+    yield child
+    child.wait()
+
+
+def open_run(forks: Forkserver, data: Data) -> Child:
+    child = forks.start("tests.support.entries:read_steps", str(data.run))
+    assert "fingerprint" in child.next_line()
+    assert child.ask("0") == {"checksum": data.expected[0]}
+    return child
+
+
+def reads_all(child: Child, data: Data) -> bool:
+    return all(child.ask(str(step)) == {"checksum": checksum} for step, checksum in data.expected.items())
+
+
+def refused(answer: dict[str, str], kind: str, *parts: str) -> None:
+    assert answer.get("error") == kind, answer
+    assert "\n" not in answer["message"]
+    for part in parts:
+        assert part in answer["message"], answer
+
+
+def test_kill_9(forks: Forkserver, data: Data) -> None:
+    """The next process reads the same batches."""
+    child = open_run(forks, data)
+    child.kill()
+    assert child.wait().code == -9
+    child = open_run(forks, data)
+    assert reads_all(child, data)
+    child.wait()
+
+
+def test_disk_full(forks: Forkserver, data: Data, tmp_path: Path) -> None:
+    """Reading needs no space: the same batches."""
+    with small_disk(tmp_path / "disk", 4096) as disk:
+        shutil.move(data.dataset, disk.folder / "dataset")
+        data.dataset.symlink_to(disk.folder / "dataset")
+        disk.fill()
+        child = open_run(forks, data)
+        assert reads_all(child, data)
+        child.wait()
+
+
+def test_file_replaced(reader: Child, forks: Forkserver, data: Data, tiny_documents: list[Any], tmp_path: Path) -> None:
+    """An open run gives its own tokens, though the folder is another dataset now; opened again, its fingerprint differs."""
+    replacement = tmp_path / "replacement"
+    layout = {"vocabulary_size": 256, "end_of_text_id": 255, "sample_tokens": 64, "shard_tokens": 4096}
+    write_dataset(replacement, other_tokens(tiny_documents), **layout).close()  # type: ignore[arg-type]
+    data.dataset.rename(tmp_path / "moved")
+    replacement.rename(data.dataset)
+    assert reads_all(reader, data)
+    again = forks.start("tests.support.entries:read_steps", str(data.run))
+    with Plan(load_run(data.run)) as plan:
+        assert again.next_line() == {"fingerprint": plan.fingerprint}
+        assert again.ask("0") == {"checksum": plan.read_batch(0).header.checksum}
+        assert plan.read_batch(0).header.checksum != data.expected[0]
+    again.wait()
+
+
+def test_file_truncated(reader: Child, data: Data) -> None:
+    """A damaged shard is refused by name with both sizes, other shards are read; restored, the same batches."""
+    size = data.used.stat().st_size
+    with truncated(data.used, size - 10):
+        refused(reader.ask("1"), "DamagedDataError", str(data.used), str(size), str(size - 10))
+        assert reader.ask("100") == {"checksum": data.expected[100]}
+    assert reads_all(reader, data)
+
+
+def test_byte_flipped_before_use(reader: Child, data: Data) -> None:
+    """The piece is refused by name before a byte of it is given; flipped back, the same batches."""
+    flip_byte(data.other, data.other.stat().st_size - 100)
+    refused(reader.ask("100"), "DamagedDataError", str(data.other), "piece 0")
+    refused(reader.ask("100"), "DamagedDataError", str(data.other), "piece 0")
+    flip_byte(data.other, data.other.stat().st_size - 100)
+    assert reads_all(reader, data)
+
+
+def test_byte_flipped_after_use(reader: Child, data: Data) -> None:
+    """The same, also in a piece that was verified before and with the file's time restored."""
+    flip_byte(data.used, data.place)
+    refused(reader.ask("1"), "DamagedDataError", str(data.used), "piece 0")
+    flip_byte(data.used, data.place)
+    assert reads_all(reader, data)
+
+
+def test_descriptors_exhausted(reader: Child, data: Data) -> None:
+    """Not called damage: unavailable, and the same process reads on when files can be opened again."""
+    with no_descriptors(reader.pid):
+        refused(reader.ask("100"), "UnavailableError", str(data.other))
+        assert reader.ask("1") == {"checksum": data.expected[1]}
+    assert reads_all(reader, data)
+
+
+def test_permission_lost(reader: Child, data: Data) -> None:
+    """Not called damage: unavailable, and the same process reads on when it may again."""
+    with no_permission(data.other):
+        refused(reader.ask("100"), "UnavailableError", str(data.other))
+    assert reads_all(reader, data)
+
+
+def test_two_writers_at_once(reader: Child, forks: Forkserver, data: Data, tmp_path: Path) -> None:
+    """Nobody can write into a finished dataset: a conversion there is refused, and readers see nothing of it."""
+    source = tmp_path / "text.txt"
+    source.write_text("other text")
+    outcome = forks.tst_data("convert", source, "--tokenizer", "bytes", "--out", data.dataset).wait()
+    assert outcome.code == 1
+    one_line(outcome.errors, str(data.dataset), "already holds")
+    assert reads_all(reader, data)

@@ -1,0 +1,38 @@
+"""What forked processes run (tests/support/forked.py): whole command lines, and a reader that does what it is told."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from tst_data import Plan, load_run
+from tst_data.cli import app
+from tst_data.command_line import run_app
+from tst_data.contract.batch import checksum
+from tst_data.errors import TSTError
+
+__all__ = ["read_steps", "tst_data"]
+
+
+def tst_data(*arguments: str) -> None:
+    """`tst-data` with these arguments."""
+    run_app(app, list(arguments))
+
+
+def read_steps(run: str) -> None:
+    """Open a run, then read each step whose number comes in on stdin, and print its checksum or its error.
+
+    One line of JSON a step: {"checksum": ...} or {"error": NAME OF THE CLASS, "message": ...}.
+    """
+    with Plan(load_run(run)) as plan:
+        _print({"fingerprint": plan.fingerprint})
+        for line in sys.stdin:
+            try:
+                _print({"checksum": checksum(plan.read_batch(int(line)).windows)})
+            except TSTError as error:
+                _print({"error": type(error).__name__, "message": str(error)})
+
+
+def _print(value: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
