@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,13 @@ def command(*arguments: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(*arguments: Any, environment: dict[str, str] | None = None) -> Iterator[Server]:
-    """A server with these arguments, on a free port if they name none."""
+def running(
+    *arguments: Any, environment: dict[str, str] | None = None, prefix: Sequence[str] = ()
+) -> Iterator[Server]:
+    """A server with these arguments, on a free port if they name none. Its command begins with `prefix`."""
     port = () if "--port" in arguments else ("--port", 0)
     process = subprocess.Popen(
-        command(*arguments, *port, "--json"),
+        [*prefix, *command(*arguments, *port, "--json")],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

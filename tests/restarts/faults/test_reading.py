@@ -8,71 +8,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.conftest import write_run
+from tests.restarts.faults.conftest import Data, replacement_of
 from tests.support.faults import flip_byte, no_descriptors, no_permission, one_line, small_disk, truncated
 from tests.support.forked import Child, Forkserver, forkserver
 from tst_data import Plan, load_run
-from tst_data.dataset.reader import Dataset
-from tst_data.dataset.writer import write_dataset
 
 pytestmark = pytest.mark.slow
-
-STEPS = range(0, 250, 50)
-"""The steps that are compared. Steps 0 and 1 are in one shard, step 100 in another."""
-
-
-class Data(NamedTuple):
-    """A copy of the dataset for one test, a run over it, and where the steps are in it."""
-
-    dataset: Path
-    run: Path
-    expected: dict[int, str]
-    used: Path
-    """The shard of steps 0 and 1."""
-    place: int
-    """A byte of step 1 in it, which step 0 does not hold."""
-    other: Path
-    """The shard of step 100."""
-
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forkserver]:
     with forkserver("tests.support.entries") as server:
         yield server
-
-
-def other_tokens(tiny_documents: list[Any]) -> list[Any]:
-    """Documents of the same lengths with other tokens."""
-    return [(document + 1) % 255 for document in tiny_documents]
-
-
-@pytest.fixture
-def data(tmp_path: Path, tiny_dataset: Dataset) -> Data:
-    dataset = tmp_path / "dataset"
-    shutil.copytree(tiny_dataset.path, dataset)
-    run = write_run(
-        dataset, folder=tmp_path, batch_size=4, shuffle_group=1, phases=[{"bag_size": 1, "steps": 260}]
-    )
-    with Plan(load_run(run)) as plan:
-        expected = {step: plan.read_batch(step).header.checksum for step in (*STEPS, 1)}
-        opened = plan.datasets[0]
-
-        def place(step: int) -> tuple[Path, int]:
-            first = int(plan.windows(step).first_token[0])
-            shard = int(np.searchsorted(opened.shard_first_token, first, side="right")) - 1
-            path = dataset / f"shard.{shard:05}.mds"
-            header = path.stat().st_size - int(opened.shard_tokens[shard]) * opened.dtype.itemsize
-            return path, header + (first - int(opened.shard_first_token[shard])) * opened.dtype.itemsize
-
-        used, at = place(1)
-        other, _ = place(100)
-    assert used != other
-    return Data(dataset, run, expected, used, at, other)
 
 
 @pytest.fixture
@@ -124,9 +74,7 @@ def test_disk_full(forks: Forkserver, data: Data, tmp_path: Path) -> None:
 
 def test_file_replaced(reader: Child, forks: Forkserver, data: Data, tiny_documents: list[Any], tmp_path: Path) -> None:
     """An open run gives its own tokens, though the folder is another dataset now; opened again, its fingerprint differs."""
-    replacement = tmp_path / "replacement"
-    layout = {"vocabulary_size": 256, "end_of_text_id": 255, "sample_tokens": 64, "shard_tokens": 4096}
-    write_dataset(replacement, other_tokens(tiny_documents), **layout).close()  # type: ignore[arg-type]
+    replacement = replacement_of(tiny_documents, tmp_path / "replacement")
     data.dataset.rename(tmp_path / "moved")
     replacement.rename(data.dataset)
     assert reads_all(reader, data)
