@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 
 from tst_data import Plan, load_run
 from tst_data.cli import app
 from tst_data.command_line import run_app
 from tst_data.contract.batch import checksum
 from tst_data.errors import TSTError
+from tst_data.materialized import writer
 
-__all__ = ["read_steps", "tst_data"]
+__all__ = ["materialize_small_shards", "read_steps", "tst_data"]
 
 
 def tst_data(*arguments: str) -> None:
@@ -31,6 +33,12 @@ def read_steps(run: str) -> None:
                 _print({"checksum": checksum(plan.read_batch(int(line)).windows)})
             except TSTError as error:
                 _print({"error": type(error).__name__, "message": str(error)})
+
+
+def materialize_small_shards(run: str, out: str) -> None:
+    """`tst-data materialize RUN --out OUT`, in shards of about 6 kB."""
+    writer.materialize = partial(writer.materialize, shard_bytes=6000)
+    tst_data("materialize", run, "--out", out)
 
 
 def _print(value: dict[str, str]) -> None:

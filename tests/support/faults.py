@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -82,7 +82,8 @@ def no_descriptors(*pids: int) -> Iterator[None]:
         yield
     finally:
         for pid, limit in limits.items():
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+            with suppress(ProcessLookupError):  # it has ended
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
 
 
 @contextmanager

@@ -29,7 +29,10 @@ import importlib, json, os, socket, sys
 
 requests = socket.socket(fileno=int(sys.argv[1]))
 for name in sys.argv[2:]:
-    importlib.import_module(name)
+    module, _, function = name.partition(":")
+    imported = importlib.import_module(module)
+    if function:
+        getattr(imported, function)()
 requests.send(b"ready")
 while True:
     message, streams, _, _ = socket.recv_fds(requests, 1 << 20, 3)
@@ -111,6 +114,15 @@ class Child:
         """`kill -9`; a process that has ended by itself is still there until it is waited for."""
         os.kill(self.pid, signal.SIGKILL)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The process does nothing, for as long as the block takes."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
     def wait(self) -> Outcome:
         """Close its stdin and wait for its end."""
         self._stdin.close()
@@ -124,7 +136,7 @@ class Child:
 
 
 class Forkserver:
-    """The process that has imported `modules`, and starts the others."""
+    """The process that has imported `modules`, and starts the others. A module may be `module:function`, to be called."""
 
     def __init__(self, *modules: str) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
