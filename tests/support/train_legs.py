@@ -24,11 +24,13 @@ from typing import Any
 import torch
 import transformers
 
+from trainer_client.cli import app
 from trainer_client.trainer import checkpoint
 from trainer_client.trainer.config import load_train_config
 from trainer_client.trainer.loop import Trainer
 from trainer_client.trainer.process_group import join_process_group
 from trainer_client.trainer.signals import StopRequest
+from tst_data.command_line import run_app
 
 transformers.LlamaForCausalLM  # noqa: B018  (imported before forking)
 
@@ -66,6 +68,13 @@ def run(leg: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     with join_process_group("cpu") as group:
         Trainer(leg["source"], load_train_config(leg["config"]), Path(leg["output"]), group).run()
+
+
+def command(leg: dict[str, Any]) -> None:
+    """The same as a user gives it: `tst-train`, with its messages and exit code."""
+    arrange(leg)
+    torch.set_num_threads(1)
+    run_app(app, [leg["source"], "--config", leg["config"], "--output", leg["output"], "--json"])
 
 
 def main() -> None:

@@ -1,0 +1,224 @@
+"""Training: the same command, given again when the cause is gone, ends with the weights of an undisturbed training.
+
+To the last bit, on a CPU. Until then the command has said in one line what is wrong, and no step was trained on other
+data.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.conftest import write_run
+from tests.restarts.faults.conftest import replacement_of
+from tests.support.faults import flip_byte, no_descriptors, no_permission, one_line, small_disk
+from tests.support.forked import Child, Forkserver, Outcome, forkserver
+from tests.support.training import MODEL
+from tst_data.dataset.reader import Dataset
+
+pytestmark = pytest.mark.slow
+
+STEPS, SAVED = 40, 12
+"""Steps of the run, and of its first checkpoint. A step reads 8 of the 63 windows of a shard, one shard after another."""
+
+CONFIG: dict[str, Any] = {
+    "model": MODEL,
+    "seed": 3,
+    "learning_rate": 0.003,
+    "log_every": 1,
+    "threads": 1,
+    "device": "cpu",
+    "checkpoint": {"every": SAVED, "keep": 2},
+}
+
+
+class Training(NamedTuple):
+    """A run over a copy of the dataset, a training file, an output folder, and the command that trains."""
+
+    forks: Forkserver
+    dataset: Path
+    run: Path
+    config: Path
+    output: Path
+    weights: bytes
+    """Of an undisturbed training."""
+
+    def start(self, **leg: Any) -> Child:
+        arguments = {"source": str(self.run), "config": str(self.config), "output": str(self.output), **leg}
+        return self.forks.start("tests.support.train_legs:command", arguments)
+
+    def ended(self, **leg: Any) -> Outcome:
+        return self.start(**leg).wait()
+
+    def ends_as_expected(self) -> bool:
+        outcome = self.ended()
+        assert outcome.code == 0, outcome.errors
+        return weights(self.output) == self.weights
+
+    def checkpoint(self, step: int) -> Path:
+        return self.output / "checkpoints" / f"step-{step:08d}"
+
+    def paused_before(self, step: int) -> Child:
+        """The training that has taken all steps before this one, and waits until `go_on`."""
+        child = self.start(pause_before_step=step)
+        deadline = time.monotonic() + 60
+        while not (self.output / "waiting").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (self.output / "waiting").unlink()
+        return child
+
+    def go_on(self) -> None:
+        (self.output / "go").touch()
+
+
+def weights(output: Path) -> bytes:
+    return (output / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forkserver]:
+    with forkserver("tests.support.train_legs") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forks: Forkserver, tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    training = make_training(forks, tiny_dataset, tmp_path_factory.mktemp("undisturbed"), b"")
+    outcome = training.ended()
+    assert outcome.code == 0, outcome.errors
+    return weights(training.output)
+
+
+@pytest.fixture
+def training(forks: Forkserver, tiny_dataset: Dataset, undisturbed: bytes, tmp_path: Path) -> Training:
+    return make_training(forks, tiny_dataset, tmp_path, undisturbed)
+
+
+def make_training(forks: Forkserver, dataset: Dataset, folder: Path, expected: bytes) -> Training:
+    copied = folder / "dataset"
+    shutil.copytree(dataset.path, copied)
+    phases = [{"bag_size": 4, "steps": STEPS // 2}, {"bag_size": 1, "steps": STEPS // 2}]
+    run = write_run(copied, folder=folder, batch_size=8, shuffle_group=1, phases=phases)
+    config = folder / "train.yaml"
+    config.write_text(yaml.safe_dump(CONFIG))
+    return Training(forks, copied, run, config, folder / "output", expected)
+
+
+def test_kill_9(training: Training) -> None:
+    """Given again, it resumes from the newest checkpoint and ends with the same weights."""
+    assert training.ended(kill_before_step=30).code == -9
+    assert training.ends_as_expected()
+
+
+def test_disk_full(training: Training) -> None:
+    """One line, and the checkpoint before is whole; with more space it ends with the same weights."""
+    with small_disk(training.output, 600) as disk:
+        outcome = training.ended()
+        assert outcome.code == 1
+        one_line(outcome.errors, "no space is left")
+        assert training.checkpoint(SAVED).is_dir()
+        disk.grow(8192)
+        assert training.ends_as_expected()
+
+
+def test_file_replaced(training: Training, tiny_documents: list[Any], tmp_path: Path) -> None:
+    """A dataset that was replaced meanwhile is refused with both fingerprints; put back, the same weights."""
+    assert training.ended(kill_before_step=30).code == -9
+    training.dataset.rename(tmp_path / "moved")
+    replacement_of(tiny_documents, training.dataset)
+    outcome = training.ended()
+    assert outcome.code == 1
+    one_line(outcome.errors, "fingerprint")
+    training.dataset.rename(tmp_path / "replacement")
+    (tmp_path / "moved").rename(training.dataset)
+    assert training.ends_as_expected()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.pt", "checkpoint.json"])
+def test_file_truncated(training: Training, name: str) -> None:
+    """A checkpoint that was cut off is refused by name; without it, the one before leads to the same weights."""
+    assert training.ended(kill_before_step=30).code == -9
+    newest = training.checkpoint(2 * SAVED)
+    os.truncate(newest / name, (newest / name).stat().st_size - 10)
+    outcome = training.ended()
+    assert outcome.code == 1
+    one_line(outcome.errors, f"{newest / name}", f"remove '{newest}'")
+    shutil.rmtree(newest)
+    assert training.ends_as_expected()
+
+
+def test_byte_flipped_before_use(training: Training) -> None:
+    """The training ends before the step that needs a damaged piece, which it names; restored, the same weights."""
+    shards = sorted(training.dataset.glob("*.mds"))
+    for shard in shards:
+        flip_byte(shard, shard.stat().st_size - 100)
+    outcome = training.ended()
+    assert outcome.code == 1
+    one_line(outcome.errors, "piece 0", "restore the file from a copy")
+    for shard in shards:
+        flip_byte(shard, shard.stat().st_size - 100)
+    assert training.ends_as_expected()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.pt", "checkpoint.json"])
+def test_byte_flipped_after_use(training: Training, name: str) -> None:
+    """A checkpoint in which a bit has flipped is refused by name; without it, the same weights."""
+    assert training.ended(kill_before_step=30).code == -9
+    newest = training.checkpoint(2 * SAVED)
+    flip_byte(newest / name, (newest / name).stat().st_size // 2)
+    outcome = training.ended()
+    assert outcome.code == 1
+    one_line(outcome.errors, f"{newest / name}", f"remove '{newest}'")
+    shutil.rmtree(newest)
+    assert training.ends_as_expected()
+
+
+def test_descriptors_exhausted(training: Training) -> None:
+    """It waits for its data, and ends by itself with the same weights when files can be opened again."""
+    child = training.paused_before(SAVED + 1)
+    with no_descriptors(child.pid):
+        training.go_on()
+        time.sleep(1.5)
+    outcome = child.wait()
+    assert outcome.code == 0, outcome.errors
+    assert weights(training.output) == training.weights
+
+
+def test_permission_lost(training: Training) -> None:
+    """It waits for data that it may not read; a checkpoint that it may not write is one line. Then the same weights."""
+    child = training.paused_before(SAVED + 1)
+    with no_permission(training.dataset), no_permission(training.output / "checkpoints", 0o500):
+        training.go_on()
+        time.sleep(1.5)
+    outcome = child.wait()
+    assert outcome.code == 0, outcome.errors
+    assert weights(training.output) == training.weights
+
+
+def test_permission_lost_where_it_saves(training: Training) -> None:
+    child = training.paused_before(SAVED + 1)
+    with no_permission(training.output / "checkpoints", 0o500):
+        training.go_on()
+        outcome = child.wait()
+        assert outcome.code == 1
+        one_line(outcome.errors, "Permission denied")
+    assert training.ends_as_expected()
+
+
+def test_two_writers_at_once(training: Training) -> None:
+    """The second training in an output folder is refused in one line, and the first ends with the same weights."""
+    child = training.paused_before(SAVED + 1)
+    outcome = training.ended()
+    assert outcome.code == 1
+    one_line(outcome.errors, str(training.output))
+    training.go_on()
+    assert child.wait().code == 0
+    assert weights(training.output) == training.weights
