@@ -5,6 +5,7 @@ A page holds a marker on a line alone, and the marker becomes Markdown while the
     <!-- fields MODULE:MODEL -->      the keys of a pydantic model and of the models in it
     <!-- commands PROGRAM -->         the commands of a program, as their --help says
     <!-- http -->                     the paths of the server, from its OpenAPI description
+    <!-- faults -->                   the fault matrix, from the docstrings of its tests
 
 Besides the pages it writes the files that programs read: run.schema.json, training.schema.json and openapi.json.
 Anything that a marker names and the code does not have ends the build.
@@ -27,7 +28,7 @@ from mkdocs.structure.pages import Page
 
 __all__ = ["on_files", "on_page_markdown"]
 
-_MARKER = re.compile(r"^<!-- (fields|commands|http) ?(\S*) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^<!-- (fields|commands|http|faults) ?(\S*) -->$", re.MULTILINE)
 
 _PROGRAMS = {"tst-data": "tst_data.cli:app", "tst-serve": "service.cli:app", "tst-train": "trainer_client.cli:app"}
 
@@ -54,6 +55,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def _section(kind: str, name: str) -> str:
     if kind == "http":
         return http_sections(_openapi())
+    if kind == "faults":
+        sections: str = _found("tests.restarts.faults.table:fault_sections")()
+        return sections
     if kind == "commands":
         return command_sections(name, _found(_PROGRAMS[name]))
     return field_sections(_found(name).model_json_schema())

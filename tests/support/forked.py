@@ -136,7 +136,7 @@ class Child:
 
 
 class Forkserver:
-    """The process that has imported `modules`, and starts the others. A module may be `module:function`, to be called."""
+    """The process that has imported `modules`, and starts the others. `module:function` is imported and called."""
 
     def __init__(self, *modules: str) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -112,9 +112,7 @@ def command(*arguments: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(
-    *arguments: Any, environment: dict[str, str] | None = None, prefix: Sequence[str] = ()
-) -> Iterator[Server]:
+def running(*arguments: Any, environment: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> Iterator[Server]:
     """A server with these arguments, on a free port if they name none. Its command begins with `prefix`."""
     port = () if "--port" in arguments else ("--port", 0)
     process = subprocess.Popen(

@@ -21,6 +21,7 @@ from trainer_client.stream.batch_stream import BatchStream
 from trainer_client.trainer.config import TrainConfig
 from trainer_client.trainer.learning_rate import default_warmup_steps
 from trainer_client.trainer.signals import StoppedError
+from tst_data.durable_files import hash_file
 from tst_data.errors import DamagedDataError, InvalidInputError
 
 pytestmark = pytest.mark.slow
@@ -184,11 +185,30 @@ def test_accepted_changes_are_those_of_the_next_checkpoint(
     assert events(output, "step")[8]["learning_rate"] == pytest.approx(5e-4)
 
 
+def hash_again(path: Path) -> None:
+    """Make a file of a checkpoint that was changed by a test look as if it had been saved like that."""
+    hashes = path.parent / "hashes.json"
+    hashes.write_text(json.dumps({**json.loads(hashes.read_text()), path.name: hash_file(path)}))
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found(trained: Trained, run_file: Path, config: TrainConfig) -> None:
+    _, _, output = trained
+    folder = output / "checkpoints" / f"step-{STEPS:08d}"
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:])
+        with pytest.raises(DamagedDataError, match=f"{path.name}|hashes"):
+            make_trainer(run_file, config, output)
+        path.write_bytes(whole)
+    make_trainer(run_file, config, output).close()
+
+
 def test_checkpoint_without_hyperparameters_is_resumed(checkpointed: Path, run_file: Path, config: TrainConfig) -> None:
     path = checkpointed / "checkpoints" / "step-00000004" / "checkpoint.json"
     content = json.loads(path.read_text())
     del content["hyperparameters"]
     path.write_text(json.dumps({**content, "schedule": {"total_steps": STEPS}}))
+    hash_again(path)
     make_trainer(run_file, config, checkpointed).close()
 
 
@@ -205,8 +225,8 @@ def test_damaged_checkpoint_is_named_with_the_remedy(
 
 def test_checkpoint_with_pickled_objects_is_not_loaded(trained: Trained, run_file: Path, config: TrainConfig) -> None:
     _, _, output = trained
-    torch.save(
-        {"optimizer": Path("anything"), "random": {}}, output / "checkpoints" / f"step-{STEPS:08d}" / "training.pt"
-    )
-    with pytest.raises(DamagedDataError, match=r"training\.pt"):
+    path = output / "checkpoints" / f"step-{STEPS:08d}" / "training.pt"
+    torch.save({"optimizer": Path("anything"), "random": {}}, path)
+    hash_again(path)
+    with pytest.raises(DamagedDataError, match=r"training\.pt.*[Ww]eights.only"):
         make_trainer(run_file, config, output)

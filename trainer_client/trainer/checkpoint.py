@@ -6,8 +6,10 @@ name is whole. It contains
     model.safetensors   weights
     training.pt         optimizer state, and the random states of all ranks; tensors only, read with weights_only
     checkpoint.json     step, stream state, each rank's digest, hyperparameters, model configuration (`TrainingState`)
+    hashes.json         xxh3_128 of the other three files
 
-Nothing in it can run code: training.pt is read with weights_only.
+A file's hash is compared before the file is loaded, because neither safetensors nor torch would notice a flipped bit in
+a weight. Nothing in it can run code: training.pt is read with weights_only.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,12 +28,18 @@ from torch import Tensor, nn
 
 from trainer_client.trainer.training_state import TrainingState
 from tst_data.configuration import shown
-from tst_data.durable_files import TEMPORARY_SUFFIX, sync_folder
-from tst_data.errors import DamagedDataError, InvalidInputError
+from tst_data.durable_files import TEMPORARY_SUFFIX, hash_file, sync_folder
+from tst_data.errors import DamagedDataError, InvalidInputError, TSTError
 
-__all__ = ["Checkpoint", "Checkpoints", "replace_folder"]
+__all__ = ["Checkpoint", "Checkpoints", "replace_folder", "saving_to"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+_MODEL, _TRAINING, _STATE = _FILES = "model.safetensors", "training.pt", "checkpoint.json"
+_HASHES = "hashes.json"
+
+_SMALL_ROOM = 1 << 20
+"""A disk with less free space than this is called full, because the libraries do not say why they could not write."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,8 @@ class Checkpoint:
         from safetensors import SafetensorError
         from safetensors.torch import load_model
 
-        path = self.folder / "model.safetensors"
+        path = self.folder / _MODEL
+        _verify(path)
         try:
             load_model(model, path)
         except (SafetensorError, OSError) as error:
@@ -57,7 +68,8 @@ class Checkpoint:
 
     def load_training(self) -> dict[str, Any]:
         """Optimizer state and random states. Raises DamagedDataError."""
-        path = self.folder / "training.pt"
+        path = self.folder / _TRAINING
+        _verify(path)
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -94,12 +106,15 @@ class Checkpoints:
         target = self.folder / f"step-{state.step:08d}"
         staging = target.with_name(target.name + TEMPORARY_SUFFIX)
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        save_model(model, str(staging / "model.safetensors"))
-        torch.save({"optimizer": optimizer, "random": random}, staging / "training.pt")
-        content = {"format_version": FORMAT_VERSION, **vars(state)}
-        (staging / "checkpoint.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-        replace_folder(staging, target)
+        with saving_to(staging):
+            staging.mkdir(parents=True)
+            save_model(model, str(staging / _MODEL))
+            torch.save({"optimizer": optimizer, "random": random}, staging / _TRAINING)
+            content = {"format_version": FORMAT_VERSION, **vars(state)}
+            (staging / _STATE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+            hashes = {name: hash_file(staging / name) for name in _FILES}
+            (staging / _HASHES).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+            replace_folder(staging, target)
         for folder in self._folders()[: -self._keep]:
             _remove(folder)
         return target
@@ -114,6 +129,24 @@ class Checkpoints:
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if path.name[5:].isdigit())
+
+
+@contextmanager
+def saving_to(staging: Path) -> Iterator[None]:
+    """Turn errors of writing the folder `staging` into one line, and remove what was written of it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+        room = shutil.disk_usage(staging.parent).free if staging.parent.exists() else 0
+        shutil.rmtree(staging, ignore_errors=True)
+        strerror = error.strerror if isinstance(error, OSError) else None
+        reason = "no space is left" if room < _SMALL_ROOM else strerror or " ".join(str(error).split())[:200]
+        raise TSTError(
+            f"'{staging.with_suffix('')}': cannot be saved ({reason}); correct that, then give the same command again "
+            "to resume"
+        ) from error
 
 
 def replace_folder(staging: Path, target: Path) -> None:
@@ -137,8 +170,23 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
+def _verify(path: Path) -> None:
+    """Raise DamagedDataError unless a file of a checkpoint is the one that was saved."""
+    hashes = path.parent / _HASHES
+    try:
+        expected = json.loads(hashes.read_text(encoding="utf-8"))[path.name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(hashes, error) from None
+    try:
+        found = hash_file(path)
+    except OSError as error:
+        raise _damaged(path, error) from None
+    if found != expected:
+        raise _damaged(path, ValueError(f"its hash is {found}, {_HASHES} says {shown(expected)}"))
+
+
 def _open(folder: Path) -> Checkpoint:
-    path = folder / "checkpoint.json"
+    path = folder / _STATE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.pop("format_version")
@@ -147,9 +195,10 @@ def _open(folder: Path) -> Checkpoint:
                 f"'{path}': has format version {shown(version)}, expected {FORMAT_VERSION}; resume with the version of "
                 "this package that saved it"
             )
+        _verify(path)
         known = {each.name for each in fields(TrainingState)}
         return Checkpoint(folder, TrainingState(**{name: content[name] for name in known & set(content)}))
-    except InvalidInputError:
+    except TSTError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from None

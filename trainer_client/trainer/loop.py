@@ -28,7 +28,7 @@ from trainer_client.model.hugging_face import build_config, build_model
 from trainer_client.model.superposed_lm import SuperposedLM
 from trainer_client.stream.batch import Batch
 from trainer_client.stream.batch_stream import BatchStream
-from trainer_client.trainer.checkpoint import Checkpoint, Checkpoints, replace_folder
+from trainer_client.trainer.checkpoint import Checkpoint, Checkpoints, replace_folder, saving_to
 from trainer_client.trainer.config import TrainConfig
 from trainer_client.trainer.evaluation import Evaluation
 from trainer_client.trainer.optimization import Optimization, hyperparameters, without_gradient_exchange
@@ -305,8 +305,9 @@ class Trainer:
         report = self._recorder.report(self._gathered_digests(), target)
         if self._group.is_first and not report_path.exists():  # the report is written last, so the model is whole then
             staging = target.with_name(target.name + TEMPORARY_SUFFIX)
-            self._model.save_pretrained(staging, safe_serialization=True)
-            replace_folder(staging, target)
+            with saving_to(staging):
+                self._model.save_pretrained(staging, safe_serialization=True)
+                replace_folder(staging, target)
         if self._group.is_first:
             write_atomically(report_path, json.dumps(asdict(report), indent=2).encode())
         self._group.wait()

@@ -6,11 +6,20 @@ positions that the model saw; in the superposition phase the first is s times th
 
 A line is written whole and flushed. After a restart the lines after the checkpoint are dropped, and then those steps
 are taken again, so every step appears once.
+
+`metrics.jsonl` is the record; the curves only show it. A curve that cannot be written does not end a training, a line
+that cannot be written does. TensorBoard's own writer works in a thread, opens its file again for every write, and ends
+in a stack trace when it cannot; so its records are written here, to a file that stays open.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import socket
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +27,8 @@ from tst_data.durable_files import write_atomically
 from tst_data.errors import DamagedDataError
 
 __all__ = ["MetricsLog", "keep_until", "read_metrics"]
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
 
@@ -73,23 +84,71 @@ class MetricsLog:
     """The metrics of one training in its output folder, from `next_step` on. Older records are kept."""
 
     def __init__(self, folder: Path, next_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         path = folder / FILE_NAME
         kept = keep_until(read_metrics(path), next_step) if next_step else []
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
+        self._curves = _Curves(folder / "tensorboard", next_step)
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Write one record. It is kept also if this process is killed."""
         self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
         self._file.flush()
-        for key, value in values.items():
-            if key in CURVES:
-                name = f"{CURVES[key]}_{values['bag_size']}" if key == "bag_loss" else CURVES[key]
-                self._board.add_scalar(name, value, step)
+        self._curves.add(
+            step,
+            {
+                f"{CURVES[key]}_{values['bag_size']}" if key == "bag_loss" else CURVES[key]: value
+                for key, value in values.items()
+                if key in CURVES
+            },
+        )
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
+        self._curves.close()
+
+
+class _Curves:
+    """An event file of TensorBoard. The steps from `next_step` on in older files of the folder no longer count."""
+
+    def __init__(self, folder: Path, next_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._path = folder / name
+        self._records = RecordWriter(self._path.open("wb"))
+        self._write(Event(file_version="brain.Event:2"))
+        if next_step:
+            self._write(Event(step=next_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """One point for each curve."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        if points:
+            self._write(Event(step=step, summary=Summary(value=points)))
+
+    def close(self) -> None:
+        if not self._records.closed:
+            self._records.close()
+
+    def _write(self, event: Any) -> None:
+        if self._records.closed:
+            return
+        event.wall_time = time.time()
+        try:
+            self._records.write(event.SerializeToString())
+            self._records.flush()
+        except OSError as error:
+            logger.warning(
+                "'%s': cannot be written (%s); the curves end here, %s has all values",
+                self._path,
+                error.strerror,
+                FILE_NAME,
+            )
+            with suppress(OSError):  # what is still in the buffer
+                self._records.close()

@@ -1,4 +1,4 @@
-"""The fault matrix: a file for each promise, in it a test for each fault (`FAULTS` in tests/restarts/test_fault_matrix.py).
+"""The fault matrix: a file for each promise, and in it a test for each fault; `table` makes a table of them.
 
-The first line of a test's docstring says what is promised for that fault. docs/promises.md shows them all as a table.
+The first line of a test's docstring says what happens then. The page docs/promises.md shows them all.
 """

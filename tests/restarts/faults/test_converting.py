@@ -80,7 +80,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a.jsonl.gz", "b.jsonl.gz"):
         with gzip.open(folder / name, "wt") as file:
             for _ in range(250):
-                file.write(json.dumps({"text": "".join(chance.choices("abcdefgh \n", k=chance.randint(0, 1600)))}) + "\n")
+                file.write(
+                    json.dumps({"text": "".join(chance.choices("abcdefgh \n", k=chance.randint(0, 1600)))}) + "\n"
+                )
     return folder
 
 
@@ -98,14 +100,14 @@ def conversion(forks: Forkserver, source: Path, expected: dict[str, str], tmp_pa
 
 
 def test_kill_9(conversion: Conversion) -> None:
-    """Given again, it resumes after the last whole shard and ends with the same bytes."""
+    """Resumes: after the last whole shard."""
     conversion.interrupt()
     assert not conversion.out.exists()
     assert conversion.ends_as_expected()
 
 
 def test_disk_full(conversion: Conversion) -> None:
-    """One line; with more space the same command ends with the same bytes."""
+    """Refused: one line. With more space the same command resumes."""
     with small_disk(conversion.out.parent, 200) as disk:
         outcome = conversion.run()
         assert outcome.code == 1
@@ -116,7 +118,7 @@ def test_disk_full(conversion: Conversion) -> None:
 
 
 def test_file_replaced(conversion: Conversion, source: Path) -> None:
-    """A source that was replaced meanwhile is refused, never mixed in; put back, the conversion ends with the same bytes."""
+    """Refused: a source that was replaced is never mixed in. Put back, the conversion resumes."""
     conversion.interrupt()
     path = source / "b.jsonl.gz"
     status, kept = path.stat(), path.rename(source.parent / "kept")
@@ -133,7 +135,7 @@ def test_file_replaced(conversion: Conversion, source: Path) -> None:
 
 
 def test_file_truncated(conversion: Conversion) -> None:
-    """A journal whose last line is torn loses that shard and no more: the same bytes."""
+    """Resumes: a journal whose last line is torn loses that shard and no more."""
     conversion.interrupt()
     journal = conversion.staging / "training" / "conversion.journal"
     os.truncate(journal, journal.stat().st_size - 7)
@@ -141,7 +143,7 @@ def test_file_truncated(conversion: Conversion) -> None:
 
 
 def test_byte_flipped_before_use(conversion: Conversion, source: Path) -> None:
-    """A damaged source is refused by name, and nothing is at the destination; restored, the same bytes."""
+    """Refused: the damaged source is named, and nothing is at the destination. Restored, it is converted."""
     path = source / "b.jsonl.gz"
     middle = path.stat().st_size // 2
     flip_byte(path, middle)
@@ -156,7 +158,7 @@ def test_byte_flipped_before_use(conversion: Conversion, source: Path) -> None:
 
 
 def test_byte_flipped_after_use(conversion: Conversion) -> None:
-    """`tst-data verify` names the piece of a finished dataset; restored, it finds nothing."""
+    """Refused: `tst-data verify` names the piece of the finished dataset."""
     assert conversion.ends_as_expected()
     shard = conversion.out / "shard.00002.mds"
     flip_byte(shard, 5000)
@@ -168,7 +170,7 @@ def test_byte_flipped_after_use(conversion: Conversion) -> None:
 
 
 def test_descriptors_exhausted(conversion: Conversion) -> None:
-    """One line; when files can be opened the same command ends with the same bytes."""
+    """Refused: one line. When files can be opened, the same command resumes."""
     child = conversion.start()
     conversion.wait_for_shards(3)
     with no_descriptors(child.pid):
@@ -180,7 +182,7 @@ def test_descriptors_exhausted(conversion: Conversion) -> None:
 
 
 def test_permission_lost(conversion: Conversion) -> None:
-    """One line; with the permission the same command ends with the same bytes."""
+    """Refused: one line. With the permission the same command resumes."""
     child = conversion.start()
     conversion.wait_for_shards(3)
     with no_permission(conversion.staging / "training", 0o500):
@@ -192,7 +194,7 @@ def test_permission_lost(conversion: Conversion) -> None:
 
 
 def test_two_writers_at_once(conversion: Conversion) -> None:
-    """The second is refused in one line, and the first ends with the same bytes."""
+    """Refused: the second one, in one line. The first ends undisturbed."""
     first = conversion.start()
     conversion.wait_for_shards(1)
     with first.paused():

@@ -82,14 +82,14 @@ def task(forks: Forkserver, data: Data, tmp_path: Path) -> Materialization:
 
 
 def test_kill_9(task: Materialization) -> None:
-    """Given again, it resumes after the last whole shard and ends with the same bytes."""
+    """Resumes: after the last whole shard."""
     task.interrupt()
     assert not task.out.exists()
     assert task.ends_as_expected()
 
 
 def test_disk_full(task: Materialization) -> None:
-    """One line; with more space the same command ends with the same bytes."""
+    """Refused: one line. With more space the same command resumes."""
     with small_disk(task.out.parent, 60) as disk:
         outcome = task.ended()
         assert outcome.code == 1
@@ -100,7 +100,7 @@ def test_disk_full(task: Materialization) -> None:
 
 
 def test_file_replaced(task: Materialization, tiny_documents: list[Any], tmp_path: Path) -> None:
-    """A dataset that was replaced meanwhile is refused with both fingerprints; put back, the same bytes."""
+    """Refused: a dataset that was replaced is named with both fingerprints. Put back, the command resumes."""
     task.interrupt()
     task.data.dataset.rename(tmp_path / "moved")
     replacement_of(tiny_documents, task.data.dataset)
@@ -114,7 +114,7 @@ def test_file_replaced(task: Materialization, tiny_documents: list[Any], tmp_pat
 
 
 def test_file_truncated(task: Materialization) -> None:
-    """A journal whose last line is torn loses that shard and no more: the same bytes."""
+    """Resumes: a journal whose last line is torn loses that shard and no more."""
     task.interrupt()
     journal = task.staging / "materialize.journal"
     os.truncate(journal, journal.stat().st_size - 7)
@@ -122,7 +122,7 @@ def test_file_truncated(task: Materialization) -> None:
 
 
 def test_byte_flipped_before_use(task: Materialization) -> None:
-    """A damaged shard of the dataset is refused by name, nothing is at the destination; restored, the same bytes."""
+    """Refused: the damaged shard of the dataset is named, and nothing is at the destination. Restored, it resumes."""
     flip_byte(task.data.other, 5000)
     outcome = task.ended()
     assert outcome.code == 1
@@ -133,7 +133,7 @@ def test_byte_flipped_before_use(task: Materialization) -> None:
 
 
 def test_byte_flipped_after_use(task: Materialization) -> None:
-    """A reader of the finished folder refuses the piece by name, also after it has read it before."""
+    """Refused: a reader of the finished folder names the piece, also if it has read it before."""
     assert task.ends_as_expected()
     with open_materialized(task.out) as folder:
         expected = [folder.read_batch(step).header.checksum for step in (0, 1)]
@@ -145,7 +145,7 @@ def test_byte_flipped_after_use(task: Materialization) -> None:
 
 
 def test_descriptors_exhausted(task: Materialization) -> None:
-    """One line; when files can be opened the same command ends with the same bytes."""
+    """Refused: one line. When files can be opened, the same command resumes."""
     child = task.start()
     task.wait_for_shards(3)
     with no_descriptors(child.pid):
@@ -157,7 +157,7 @@ def test_descriptors_exhausted(task: Materialization) -> None:
 
 
 def test_permission_lost(task: Materialization) -> None:
-    """One line; with the permission the same command ends with the same bytes."""
+    """Refused: one line. With the permission the same command resumes."""
     child = task.start()
     task.wait_for_shards(3)
     with no_permission(task.staging, 0o500):
@@ -169,7 +169,7 @@ def test_permission_lost(task: Materialization) -> None:
 
 
 def test_two_writers_at_once(task: Materialization) -> None:
-    """The second is refused in one line, and the first ends with the same bytes."""
+    """Refused: the second one, in one line. The first ends undisturbed."""
     first = task.start()
     task.wait_for_shards(1)
     with first.paused():

@@ -19,6 +19,7 @@ from tst_data import Plan, load_run
 
 pytestmark = pytest.mark.slow
 
+
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forkserver]:
     with forkserver("tests.support.entries") as server:
@@ -52,7 +53,7 @@ def refused(answer: dict[str, str], kind: str, *parts: str) -> None:
 
 
 def test_kill_9(forks: Forkserver, data: Data) -> None:
-    """The next process reads the same batches."""
+    """Same: the next process reads the same batches."""
     child = open_run(forks, data)
     child.kill()
     assert child.wait().code == -9
@@ -62,7 +63,7 @@ def test_kill_9(forks: Forkserver, data: Data) -> None:
 
 
 def test_disk_full(forks: Forkserver, data: Data, tmp_path: Path) -> None:
-    """Reading needs no space: the same batches."""
+    """Same: reading needs no space."""
     with small_disk(tmp_path / "disk", 4096) as disk:
         shutil.move(data.dataset, disk.folder / "dataset")
         data.dataset.symlink_to(disk.folder / "dataset")
@@ -73,7 +74,10 @@ def test_disk_full(forks: Forkserver, data: Data, tmp_path: Path) -> None:
 
 
 def test_file_replaced(reader: Child, forks: Forkserver, data: Data, tiny_documents: list[Any], tmp_path: Path) -> None:
-    """An open run gives its own tokens, though the folder is another dataset now; opened again, its fingerprint differs."""
+    """Same: an open run gives its own tokens, though the folder is another dataset now.
+
+    Opened again, the run has another fingerprint.
+    """
     replacement = replacement_of(tiny_documents, tmp_path / "replacement")
     data.dataset.rename(tmp_path / "moved")
     replacement.rename(data.dataset)
@@ -87,7 +91,7 @@ def test_file_replaced(reader: Child, forks: Forkserver, data: Data, tiny_docume
 
 
 def test_file_truncated(reader: Child, data: Data) -> None:
-    """A damaged shard is refused by name with both sizes, other shards are read; restored, the same batches."""
+    """Refused: the shard is named with both sizes, and other shards are read. Restored, it gives the same batches."""
     size = data.used.stat().st_size
     with truncated(data.used, size - 10):
         refused(reader.ask("1"), "DamagedDataError", str(data.used), str(size), str(size - 10))
@@ -96,7 +100,7 @@ def test_file_truncated(reader: Child, data: Data) -> None:
 
 
 def test_byte_flipped_before_use(reader: Child, data: Data) -> None:
-    """The piece is refused by name before a byte of it is given; flipped back, the same batches."""
+    """Refused: the piece is named before a byte of it is given. Flipped back, it gives the same batches."""
     flip_byte(data.other, data.other.stat().st_size - 100)
     refused(reader.ask("100"), "DamagedDataError", str(data.other), "piece 0")
     refused(reader.ask("100"), "DamagedDataError", str(data.other), "piece 0")
@@ -105,7 +109,7 @@ def test_byte_flipped_before_use(reader: Child, data: Data) -> None:
 
 
 def test_byte_flipped_after_use(reader: Child, data: Data) -> None:
-    """The same, also in a piece that was verified before and with the file's time restored."""
+    """Refused: also in a piece that was verified before, and with the file's time restored."""
     flip_byte(data.used, data.place)
     refused(reader.ask("1"), "DamagedDataError", str(data.used), "piece 0")
     flip_byte(data.used, data.place)
@@ -113,7 +117,7 @@ def test_byte_flipped_after_use(reader: Child, data: Data) -> None:
 
 
 def test_descriptors_exhausted(reader: Child, data: Data) -> None:
-    """Not called damage: unavailable, and the same process reads on when files can be opened again."""
+    """Unavailable: it is not called damage, and the same process reads the batch when files can be opened again."""
     with no_descriptors(reader.pid):
         refused(reader.ask("100"), "UnavailableError", str(data.other))
         assert reader.ask("1") == {"checksum": data.expected[1]}
@@ -121,14 +125,14 @@ def test_descriptors_exhausted(reader: Child, data: Data) -> None:
 
 
 def test_permission_lost(reader: Child, data: Data) -> None:
-    """Not called damage: unavailable, and the same process reads on when it may again."""
+    """Unavailable: it is not called damage, and the same process reads the batch when it may again."""
     with no_permission(data.other):
         refused(reader.ask("100"), "UnavailableError", str(data.other))
     assert reads_all(reader, data)
 
 
 def test_two_writers_at_once(reader: Child, forks: Forkserver, data: Data, tmp_path: Path) -> None:
-    """Nobody can write into a finished dataset: a conversion there is refused, and readers see nothing of it."""
+    """Same: nobody can write into a finished dataset; a conversion there is refused, and readers notice nothing."""
     source = tmp_path / "text.txt"
     source.write_text("other text")
     outcome = forks.tst_data("convert", source, "--tokenizer", "bytes", "--out", data.dataset).wait()

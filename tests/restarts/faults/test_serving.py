@@ -71,7 +71,7 @@ def unavailable(response: Response, at: str, *parts: str) -> None:
 
 
 def test_kill_9(server: Server, runs: dict[str, Data]) -> None:
-    """The worker is replaced, and serves the same batches."""
+    """Same: the worker is replaced and serves the same batches."""
     data = runs["killed"]
     assert serves(server, "killed", data, 0)
     (worker,) = server.workers()
@@ -81,7 +81,7 @@ def test_kill_9(server: Server, runs: dict[str, Data]) -> None:
 
 
 def test_disk_full(folder: Path, tmp_path: Path, tiny_dataset: Dataset) -> None:
-    """Serving needs no space: the same batches, though the disk for temporary files and the dataset's disk are full."""
+    """Same: serving needs no space, also where the disk for temporary files is full."""
     with small_disk(tmp_path / "disk", 8192) as disk:
         data = copy_of(tiny_dataset, disk.folder)
         with running(data.run, environment={"TMPDIR": str(disk.folder)}) as server:
@@ -97,7 +97,7 @@ def test_disk_full(folder: Path, tmp_path: Path, tiny_dataset: Dataset) -> None:
 def test_file_replaced(
     server: Server, folder: Path, runs: dict[str, Data], tiny_documents: list[Any], tmp_path: Path
 ) -> None:
-    """The open run serves its own tokens, though the folder is another dataset now."""
+    """Same: the open run serves its own tokens, though the folder is another dataset now."""
     data = runs["replaced"]
     assert serves(server, "replaced", data, 0)
     replacement = replacement_of(tiny_documents, tmp_path / "replacement")
@@ -107,7 +107,7 @@ def test_file_replaced(
 
 
 def test_file_truncated(server: Server, runs: dict[str, Data]) -> None:
-    """Steps of the shard are 500 with both sizes, other steps are served; restored, so are they."""
+    """Refused: steps of the shard are a 500 with both sizes, other steps are served. Restored, so are they."""
     data = runs["cut"]
     assert serves(server, "cut", data, 0)
     size = data.used.stat().st_size
@@ -118,7 +118,7 @@ def test_file_truncated(server: Server, runs: dict[str, Data]) -> None:
 
 
 def test_byte_flipped_before_use(server: Server, runs: dict[str, Data]) -> None:
-    """Steps of the piece are 500, before a byte of it is sent; other steps are served."""
+    """Refused: steps of the piece are a 500 before a byte of it is sent, other steps are served."""
     data = runs["flipped"]
     flip_byte(data.other, data.other.stat().st_size - 100)
     damaged(server.ask(path("flipped", 100)), path("flipped", 100), data.other.name, "piece 0")
@@ -128,7 +128,7 @@ def test_byte_flipped_before_use(server: Server, runs: dict[str, Data]) -> None:
 
 
 def test_byte_flipped_after_use(server: Server, runs: dict[str, Data]) -> None:
-    """The same, also in a piece that was served before and with the file's time restored."""
+    """Refused: also in a piece that was served before, and with the file's time restored."""
     data = runs["flipped-later"]
     assert serves(server, "flipped-later", data, 0)
     flip_byte(data.used, data.place)
@@ -139,7 +139,7 @@ def test_byte_flipped_after_use(server: Server, runs: dict[str, Data]) -> None:
 
 
 def test_descriptors_exhausted(server: Server, runs: dict[str, Data]) -> None:
-    """Not called damage: 503 with Retry-After; served again when files can be opened, by the same worker."""
+    """Unavailable: a 503 with Retry-After. The same worker serves the step when files can be opened again."""
     data = runs["descriptors"]
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
         connection.request("GET", path("descriptors", 0))  # connected before the limit
@@ -154,7 +154,7 @@ def test_descriptors_exhausted(server: Server, runs: dict[str, Data]) -> None:
 
 
 def test_permission_lost(server: Server, runs: dict[str, Data]) -> None:
-    """Not called damage: 503 with Retry-After; served again when the file may be read."""
+    """Unavailable: a 503 with Retry-After. The step is served when the file may be read again."""
     data = runs["permission"]
     with no_permission(data.other):
         unavailable(server.ask(path("permission", 100)), path("permission", 100), data.other.name)
@@ -163,7 +163,7 @@ def test_permission_lost(server: Server, runs: dict[str, Data]) -> None:
 
 
 def test_two_writers_at_once(server: Server, folder: Path, runs: dict[str, Data]) -> None:
-    """Two servers on the same data send the same bytes; a second one on the same port is refused in one line."""
+    """Same: two servers on the same data send the same bytes. A second one on the same port is refused."""
     data = runs["two-servers"]
     with running(data.run) as second:
         for step in data.expected:

@@ -18,7 +18,7 @@ import yaml
 
 from tests.conftest import write_run
 from tests.restarts.faults.conftest import replacement_of
-from tests.support.faults import flip_byte, no_descriptors, no_permission, one_line, small_disk
+from tests.support.faults import flip_byte, no_descriptors, no_permission, small_disk
 from tests.support.forked import Child, Forkserver, Outcome, forkserver
 from tests.support.training import MODEL
 from tst_data.dataset.reader import Dataset
@@ -26,7 +26,7 @@ from tst_data.dataset.reader import Dataset
 pytestmark = pytest.mark.slow
 
 STEPS, SAVED = 40, 12
-"""Steps of the run, and of its first checkpoint. A step reads 8 of the 63 windows of a shard, one shard after another."""
+"""Steps of the run, and of its first checkpoint. A step reads 8 of the 63 windows of a shard."""
 
 CONFIG: dict[str, Any] = {
     "model": MODEL,
@@ -79,6 +79,16 @@ class Training(NamedTuple):
         (self.output / "go").touch()
 
 
+def stopped(outcome: Outcome, *parts: str) -> None:
+    """Assert that a training ended with one clear line, after its progress, that names all these parts."""
+    assert outcome.code == 1, outcome.errors
+    assert "Traceback" not in outcome.errors
+    last = outcome.errors.strip().splitlines()[-1]
+    assert last.startswith("error: "), outcome.errors
+    for part in parts:
+        assert part in last, outcome.errors
+
+
 def weights(output: Path) -> bytes:
     return (output / "model" / "model.safetensors").read_bytes()
 
@@ -113,30 +123,26 @@ def make_training(forks: Forkserver, dataset: Dataset, folder: Path, expected: b
 
 
 def test_kill_9(training: Training) -> None:
-    """Given again, it resumes from the newest checkpoint and ends with the same weights."""
+    """Resumes: from the newest checkpoint."""
     assert training.ended(kill_before_step=30).code == -9
     assert training.ends_as_expected()
 
 
 def test_disk_full(training: Training) -> None:
-    """One line, and the checkpoint before is whole; with more space it ends with the same weights."""
+    """Refused: one line, and the checkpoint before is whole. With more space the same command resumes."""
     with small_disk(training.output, 600) as disk:
-        outcome = training.ended()
-        assert outcome.code == 1
-        one_line(outcome.errors, "no space is left")
+        stopped(training.ended(), "no space is left")
         assert training.checkpoint(SAVED).is_dir()
         disk.grow(8192)
         assert training.ends_as_expected()
 
 
 def test_file_replaced(training: Training, tiny_documents: list[Any], tmp_path: Path) -> None:
-    """A dataset that was replaced meanwhile is refused with both fingerprints; put back, the same weights."""
+    """Refused: a dataset that was replaced is named with both fingerprints. Put back, the training resumes."""
     assert training.ended(kill_before_step=30).code == -9
     training.dataset.rename(tmp_path / "moved")
     replacement_of(tiny_documents, training.dataset)
-    outcome = training.ended()
-    assert outcome.code == 1
-    one_line(outcome.errors, "fingerprint")
+    stopped(training.ended(), "fingerprint")
     training.dataset.rename(tmp_path / "replacement")
     (tmp_path / "moved").rename(training.dataset)
     assert training.ends_as_expected()
@@ -144,25 +150,21 @@ def test_file_replaced(training: Training, tiny_documents: list[Any], tmp_path: 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training.pt", "checkpoint.json"])
 def test_file_truncated(training: Training, name: str) -> None:
-    """A checkpoint that was cut off is refused by name; without it, the one before leads to the same weights."""
+    """Refused: a checkpoint that was cut off is named. Without it the training resumes from the one before."""
     assert training.ended(kill_before_step=30).code == -9
     newest = training.checkpoint(2 * SAVED)
     os.truncate(newest / name, (newest / name).stat().st_size - 10)
-    outcome = training.ended()
-    assert outcome.code == 1
-    one_line(outcome.errors, f"{newest / name}", f"remove '{newest}'")
+    stopped(training.ended(), f"{newest / name}", f"remove '{newest}'")
     shutil.rmtree(newest)
     assert training.ends_as_expected()
 
 
 def test_byte_flipped_before_use(training: Training) -> None:
-    """The training ends before the step that needs a damaged piece, which it names; restored, the same weights."""
+    """Refused: the training ends before the step that needs a damaged piece, and names it. Restored, it resumes."""
     shards = sorted(training.dataset.glob("*.mds"))
     for shard in shards:
         flip_byte(shard, shard.stat().st_size - 100)
-    outcome = training.ended()
-    assert outcome.code == 1
-    one_line(outcome.errors, "piece 0", "restore the file from a copy")
+    stopped(training.ended(), "piece 0", "restore the file from a copy")
     for shard in shards:
         flip_byte(shard, shard.stat().st_size - 100)
     assert training.ends_as_expected()
@@ -170,19 +172,17 @@ def test_byte_flipped_before_use(training: Training) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training.pt", "checkpoint.json"])
 def test_byte_flipped_after_use(training: Training, name: str) -> None:
-    """A checkpoint in which a bit has flipped is refused by name; without it, the same weights."""
+    """Refused: a checkpoint with a flipped bit is named. Without it the training resumes from the one before."""
     assert training.ended(kill_before_step=30).code == -9
     newest = training.checkpoint(2 * SAVED)
     flip_byte(newest / name, (newest / name).stat().st_size // 2)
-    outcome = training.ended()
-    assert outcome.code == 1
-    one_line(outcome.errors, f"{newest / name}", f"remove '{newest}'")
+    stopped(training.ended(), f"{newest / name}", f"remove '{newest}'")
     shutil.rmtree(newest)
     assert training.ends_as_expected()
 
 
 def test_descriptors_exhausted(training: Training) -> None:
-    """It waits for its data, and ends by itself with the same weights when files can be opened again."""
+    """Waits: until its data can be opened again, then it continues by itself."""
     child = training.paused_before(SAVED + 1)
     with no_descriptors(child.pid):
         training.go_on()
@@ -193,7 +193,7 @@ def test_descriptors_exhausted(training: Training) -> None:
 
 
 def test_permission_lost(training: Training) -> None:
-    """It waits for data that it may not read; a checkpoint that it may not write is one line. Then the same weights."""
+    """Waits: until its data may be read again, then it continues by itself."""
     child = training.paused_before(SAVED + 1)
     with no_permission(training.dataset), no_permission(training.output / "checkpoints", 0o500):
         training.go_on()
@@ -204,21 +204,18 @@ def test_permission_lost(training: Training) -> None:
 
 
 def test_permission_lost_where_it_saves(training: Training) -> None:
+    """A checkpoint that may not be written is one line; with the permission the same command resumes."""
     child = training.paused_before(SAVED + 1)
     with no_permission(training.output / "checkpoints", 0o500):
         training.go_on()
-        outcome = child.wait()
-        assert outcome.code == 1
-        one_line(outcome.errors, "Permission denied")
+        stopped(child.wait(), "Permission denied")
     assert training.ends_as_expected()
 
 
 def test_two_writers_at_once(training: Training) -> None:
-    """The second training in an output folder is refused in one line, and the first ends with the same weights."""
+    """Refused: the second training in an output folder, in one line. The first ends undisturbed."""
     child = training.paused_before(SAVED + 1)
-    outcome = training.ended()
-    assert outcome.code == 1
-    one_line(outcome.errors, str(training.output))
+    stopped(training.ended(), str(training.output))
     training.go_on()
     assert child.wait().code == 0
     assert weights(training.output) == training.weights
