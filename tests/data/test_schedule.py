@@ -7,16 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.support.order_oracle import Oracle
 from tst_data.contract.bags import BagGeometry
 from tst_data.contract.shares import share_of_rank
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.plan.schedule import Schedule
 from tst_data.run.specification import RunSpecification
 from tst_data.run.weights import thousandths
+
+
+Case = tuple[dict[str, Any], list[NDArray[np.int64]]]
+
+CI = settings(max_examples=1000)
+"""Random runs that are compared with the oracle."""
 
 
 @st.composite
@@ -34,7 +41,18 @@ def phases(draw: st.DrawFn, num_datasets: int) -> dict[str, Any]:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[dict[str, Any], list[NDArray[np.int64]]]:
+def shards(draw: st.DrawFn) -> NDArray[np.int64]:
+    """Token counts of a dataset's shards: odd ones, some too short for a window, at least one of 60 tokens.
+
+    Now and then there are more than 64 shards, or a shard with more windows than a sorted table holds.
+    """
+    few = draw(st.lists(st.integers(1, 200), max_size=9))
+    more = draw(st.sampled_from([[], [], [], [], [2500], [3] * 62]))
+    return np.array([*few, 60, *more])
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
     """A run and the token counts of its shards; windows fit into at least one shard of every dataset."""
     num_datasets = draw(st.integers(1, 3))
     content = {
@@ -43,11 +61,10 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, Any], list[NDArray[np.int64]]]:
         "sequence_length": 4,
         "batch_size": 4,
         "seed": draw(st.integers(0, 2**64 - 1)),
-        "shuffle_group": draw(st.sampled_from([1, 2, 3, 64, "all"])),
+        "shuffle_group": draw(st.sampled_from([1, 2, 3, 4, 5, 7, 64, 65, "all"])),
         "phases": draw(st.lists(phases(num_datasets), min_size=1, max_size=4)),
     }
-    shards = st.lists(st.integers(1, 200), min_size=1, max_size=9)
-    return content, [np.array([*draw(shards), 60]) for _ in range(num_datasets)]
+    return content, [draw(shards()) for _ in range(num_datasets)]
 
 
 def make(content: dict[str, Any], shard_tokens: list[NDArray[np.int64]]) -> Schedule:
@@ -59,22 +76,13 @@ def rows(schedule: Schedule, step: int) -> list[tuple[int, int]]:
     return list(zip(windows.dataset.tolist(), windows.first_token.tolist(), strict=True))
 
 
-def inputs_by_epoch(schedule: Schedule) -> dict[tuple[int, int], Counter[int]]:
-    """How often each token is an input, by (dataset, epoch), through all phases.
-
-    Written from the rules' words: within a dataset the windows of a phase come in the mixture's order, and an epoch
-    ends with the last window of its last group, so `draws` says the epoch of a window.
-    """
-    seen: dict[tuple[int, int], Counter[int]] = {}
-    for phase in schedule._phases:
-        drawn = phase.mixture.taken(phase.description.batch_size * phase.description.steps)
-        for dataset, walk in enumerate(phase.walks):
-            for draw in walk.draws(0, int(drawn[dataset])):
-                ordinals = np.arange(draw.first_ordinal, draw.first_ordinal + draw.count)
-                tokens = seen.setdefault((dataset, draw.epoch), Counter())
-                for first in draw.pool.first_tokens(ordinals).tolist():
-                    tokens.update(range(first, first + walk.geometry.advance))
-    return seen
+def make_both(case: Case) -> tuple[Schedule, Oracle]:
+    """The schedule of a run, and the oracle, which says the same of every step."""
+    schedule, oracle = make(*case), Oracle(case[0], [tokens.tolist() for tokens in case[1]])
+    assert schedule.num_steps == len(oracle.steps)
+    for step in range(schedule.num_steps):
+        assert rows(schedule, step) == oracle.rows(step)
+    return schedule, oracle
 
 
 @pytest.mark.slow
@@ -105,55 +113,43 @@ def test_a_step_has_its_batch_and_each_window_is_in_one_shard(case: Any) -> None
 
 
 @pytest.mark.slow
+@CI
 @given(case=cases())
-def test_exactly_once(case: Any) -> None:
-    """Per dataset and epoch no token is an input twice over all phases, and what is left out was counted."""
-    schedule = make(*case)
-    seen = inputs_by_epoch(schedule)
-    assert all(max(tokens.values()) == 1 for tokens in seen.values())
-    read = Counter[int]()
-    for (dataset, _), tokens in seen.items():
-        read[dataset] += len(tokens)
+def test_exactly_once(case: Case) -> None:
+    """Per dataset and epoch no token is an input twice over all phases, and what is left out was counted.
+
+    All windows are the oracle's, and only it counts here.
+    """
+    schedule, oracle = make_both(case)
+    assert all(max(tokens.values()) == 1 for tokens in oracle.inputs.values())
     uses = schedule.uses()
+    assert [(use.phase, use.dataset) for use in uses] == sorted(oracle.uses)
+    for use in uses:
+        counted = oracle.uses[use.phase, use.dataset]
+        assert (use.windows, use.begun, use.repeated) == (counted.windows, counted.begun, counted.repeated)
+        assert use.passed_over_at_ends == counted.skipped_at_ends
+        assert use.passed_over_at_switch == counted.skipped_at_switch
+        assert use.first_epoch == pytest.approx(counted.first_epoch)
+        assert use.last_epoch == pytest.approx(counted.last_epoch)
     for dataset, order in enumerate(schedule.orders):
         of_dataset = [use for use in uses if use.dataset == dataset]
         if not of_dataset:
             continue
-        assert read[dataset] == sum(use.tokens for use in of_dataset)
+        read = sum(len(tokens) for (of, _), tokens in oracle.inputs.items() if of == dataset)
+        assert read == sum(use.tokens for use in of_dataset)
         skipped = sum(use.passed_over_at_ends + use.passed_over_at_switch for use in of_dataset)
-        done = of_dataset[-1].last_epoch * order.num_tokens
-        assert read[dataset] + skipped == pytest.approx(done, abs=0.01)
-        repeated = any(epoch > 0 for of, epoch in seen if of == dataset)
-        assert any(use.repeated for use in of_dataset) == repeated
-
-
-@pytest.mark.slow
-@given(case=cases())
-def test_the_walk_is_what_the_steps_hold(case: Any) -> None:
-    """The windows of all steps together are the walk's, so the test above speaks of what a trainer gets."""
-    schedule = make(*case)
-    from_steps = Counter(
-        (schedule.phase(step).phase, dataset, first)
-        for step in range(schedule.num_steps)
-        for dataset, first in rows(schedule, step)
-    )
-    from_walks = Counter[Any]()
-    for index, phase in enumerate(schedule._phases):
-        drawn = phase.mixture.taken(phase.description.batch_size * phase.description.steps)
-        for dataset, walk in enumerate(phase.walks):
-            from_walks.update((index, dataset, first) for first in walk.first_tokens(0, int(drawn[dataset])).tolist())
-    assert from_steps == from_walks
+        assert read + skipped == pytest.approx(of_dataset[-1].last_epoch * order.num_tokens, abs=0.01)
 
 
 @given(case=cases())
-def test_whole_epochs_skip_no_more_than_shard_ends(case: Any) -> None:
+def test_whole_epochs_skip_no_more_than_shard_ends(case: Case) -> None:
     """A run of one phase reads, in every whole epoch, each window that the shards hold, once."""
     content, shard_tokens = case
     content["phases"] = content["phases"][:1]
-    schedule = make(content, shard_tokens)
+    schedule, oracle = make_both(case)
     geometry = schedule.phases[0].geometry
     last = {use.dataset: int(use.last_epoch) for use in schedule.uses()}
-    for (dataset, epoch), tokens in inputs_by_epoch(schedule).items():
+    for (dataset, epoch), tokens in oracle.inputs.items():
         if epoch < last[dataset]:
             assert len(tokens) == geometry.num_windows(shard_tokens[dataset]).sum() * geometry.advance
 

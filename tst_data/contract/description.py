@@ -17,7 +17,7 @@ from tst_data.errors import NotFoundError
 
 __all__ = ["ORDER_VERSION", "PhaseDescription", "RunDescription", "phase_of_step"]
 
-ORDER_VERSION = 1
+ORDER_VERSION = 2
 """Version of the rules by which windows are drawn; it is part of each run's fingerprint. Another order, even by one
 byte of one run, needs another version."""
 

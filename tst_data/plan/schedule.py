@@ -181,7 +181,7 @@ def _epochs(order: DatasetOrder, position: DatasetPosition) -> float:
     """Epochs up to a position. What is skipped counts like what is read."""
     if position.group == 0:
         return float(position.epoch)
-    shards = order.shards_of_epoch(position.epoch)[: position.group * order.group_size]
+    shards = order.shards_of_epoch(position.epoch)[: order.group_begins[position.group]]
     done = int(order.shard_tokens[shards].sum())
     if position.pool:
         done -= (position.pool.size - position.drawn) * position.pool.geometry.advance
