@@ -62,6 +62,8 @@ class Pool:
     """Pool of leftovers: how many of the parent's windows were drawn."""
     cuts: int = 1
     """Pool of leftovers: into how many windows each of the parent's windows is cut."""
+    num_phases: int = 1
+    """Phases that draw from the group up to this one. Finding a window costs one bijection for each."""
 
     def first_tokens(self, ordinals: Ints) -> Ints:
         """First token in the token stream of windows drawn from this pool; ordinal 0 is drawn first."""
@@ -173,12 +175,12 @@ class PhaseWalk:
         self.phase = phase
         self.geometry = geometry
         self.start = start
-        self.windows_per_epoch = int(geometry.num_windows(order.shard_tokens).sum())
         self._leftovers = self._cut_leftovers()
         self._in_leftovers = self._leftovers.size if self._leftovers else 0
         cut = order.cut_epoch(start.epoch, geometry)
+        self.windows_per_epoch = int(cut.first_window[-1])
         self._before_start = int(cut.first_window[start.group])
-        self._in_first_epoch = self._in_leftovers + int(cut.first_window[-1]) - self._before_start
+        self._in_first_epoch = self._in_leftovers + self.windows_per_epoch - self._before_start
 
     def _cut_leftovers(self) -> Pool | None:
         """The begun group as this phase draws it: its windows that are left, cut into windows of this phase."""
@@ -196,6 +198,7 @@ class PhaseWalk:
             parent=begun,
             parent_drawn=self.start.drawn,
             cuts=cuts,
+            num_phases=begun.num_phases + 1,
         )
 
     def first_tokens(self, first_window: int, num_windows: int) -> Ints:
@@ -247,6 +250,11 @@ class PhaseWalk:
         if last.group + 1 == self.order.num_groups:
             return DatasetPosition(last.epoch + 1)
         return DatasetPosition(last.epoch, last.group + 1)
+
+    @property
+    def phases_in_first_group(self) -> int:
+        """Phases that draw from the group of this phase's first window, up to this one."""
+        return self._leftovers.num_phases if self._leftovers and self._in_leftovers else 1
 
     def passed_over_at_switch(self) -> int:
         """Tokens of the begun group that do not divide into this phase's windows, if it draws any."""

@@ -104,6 +104,7 @@ class Plan:
             name=self.run.name,
             fingerprint=self.fingerprint,
             order_version=ORDER_VERSION,
+            dataset_fingerprints=tuple(dataset.fingerprint for dataset in self.datasets),
             specification=self.specification.canonical(),
             phases=self.phases,
             total_steps=self.num_steps,
