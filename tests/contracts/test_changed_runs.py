@@ -130,7 +130,9 @@ def test_a_materialized_run_of_order_version_1_is_refused_by_name(plan: Plan, tm
     (tmp_path / "old" / "run.json").write_text(json.dumps(content))
     with pytest.raises(ForeignDataError) as caught:
         BatchStream(tmp_path / "old")
-    one_line(caught.value, "run.json: was drawn in order version 1, but", "order version 2; read it", "materialize the run")
+    one_line(
+        caught.value, "run.json: was drawn in order version 1, but", "order version 2; read it", "materialize the run"
+    )
     with pytest.raises(ForeignDataError) as caught:
         materialize(plan, tmp_path / "old")
     one_line(caught.value, "old: holds a run that was drawn in order version 1, but", "choose another --out")
@@ -142,7 +144,9 @@ def test_a_server_of_order_version_1_is_refused_by_name_and_asked_once(plan: Pla
         server.description_faults.append(bare(200, json.dumps(old).encode(), **{"Content-Type": "application/json"}))
         with pytest.raises(ForeignDataError) as caught:
             BatchStream(server.url, timeout_seconds=10)
-        one_line(caught.value, server.url, "the run was drawn in order version 1, but", "the same version here and on the")
+        one_line(
+            caught.value, server.url, "the run was drawn in order version 1, but", "the same version here and on the"
+        )
         assert len(server.requests) == 1
 
 

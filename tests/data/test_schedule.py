@@ -15,7 +15,9 @@ from tests.support.order_oracle import Oracle
 from tst_data.contract.bags import BagGeometry
 from tst_data.contract.shares import share_of_rank
 from tst_data.errors import InvalidInputError, NotFoundError
-from tst_data.plan.schedule import Schedule
+from tst_data.plan.order import DatasetOrder
+from tst_data.plan.permutation import permute
+from tst_data.plan.schedule import MAX_PHASES_IN_GROUP, Schedule
 from tst_data.run.specification import RunSpecification
 from tst_data.run.weights import thousandths
 
@@ -266,15 +268,106 @@ def test_what_the_switch_skips(before: int, after: int, share: float) -> None:
     assert use.passed_over_at_switch == round(share * left)
 
 
+def run_of(phases: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "r",
+        "datasets": [{"path": "d"}],
+        "sequence_length": 1,
+        "batch_size": 1,
+        "phases": phases,
+        **changes,
+    }
+
+
+def test_a_lookahead_longer_than_the_windows_before_skips_no_epoch() -> None:
+    """Three windows of one token are left; the new ones need a lookahead of five. Only those three are skipped."""
+    phases = [{"bag_size": 1, "steps": 1}, {"bag_size": 5, "steps": 3, "superpose": "output"}]
+    schedule, _ = make_both((run_of(phases, shuffle_group=1), [np.array([5, 20, 20])]))
+    first, second = schedule.uses()
+    assert second.passed_over_at_switch == {5: 3, 20: 18}[first.begun]
+    assert second.last_epoch < 1
+
+
+@pytest.mark.parametrize(
+    ("num_shards", "shuffle_group", "sizes"),
+    [
+        (65, 64, [32, 33]),
+        (64, 64, [64]),
+        (129, 64, [43, 43, 43]),
+        (10, 4, [3, 3, 4]),
+        (7, 2, [1, 2, 2, 2]),
+        (3, 1, [1, 1, 1]),
+        (9, "all", [9]),
+        (9, 1 << 62, [9]),
+    ],
+)
+def test_groups_are_equal_to_within_one_shard(num_shards: int, shuffle_group: int | str, sizes: list[int]) -> None:
+    """An epoch of windows, one to a shard: those of a group come together, whatever else the order is."""
+    content = run_of([{"bag_size": 1, "steps": num_shards}], shuffle_group=shuffle_group)
+    schedule, _ = make_both((content, [np.full(num_shards, 2)]))
+    assert np.diff(schedule.orders[0].group_begins).tolist() == sizes
+    line = [first // 2 for step in range(num_shards) for _, first in rows(schedule, step)]
+    by_epoch = schedule.orders[0].shards_of_epoch(0).tolist()
+    begin = 0
+    for size in sizes:
+        assert sorted(line[begin : begin + size]) == sorted(by_epoch[begin : begin + size])
+        begin += size
+
+
+def test_a_step_costs_one_bijection_for_each_phase_in_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 phases may draw from one group; the last of them finds its windows with 64 bijections, and one for the rows."""
+    calls = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return permute(*arguments)
+
+    content = run_of([{"bag_size": 1, "steps": 1}] * MAX_PHASES_IN_GROUP)
+    schedule, _ = make_both((content, [np.array([100])]))
+    monkeypatch.setattr("tst_data.plan.order.permute", counted)
+    schedule.windows(MAX_PHASES_IN_GROUP - 1)
+    assert calls == MAX_PHASES_IN_GROUP == 64
+
+
+def test_more_phases_in_one_group_are_refused() -> None:
+    content = run_of([{"bag_size": 1, "steps": 1}] * (MAX_PHASES_IN_GROUP + 1))
+    with pytest.raises(
+        InvalidInputError,
+        match=r"^'phases\.64': is the 65th phase .* dataset 'd', expected at most 64; merge phases, or",
+    ):
+        make(content, [np.array([100])])
+    content["phases"].insert(40, {"bag_size": 1, "steps": 60})  # ends in the next epoch, which begins another group
+    make_both((content, [np.array([100])]))
+
+
+def test_phases_that_do_not_draw_from_a_group_do_not_count() -> None:
+    content = run_of(
+        [{"bag_size": 1, "steps": 1, "weights": [1, 0] if phase % 20 == 0 else [0, 1]} for phase in range(200)],
+        datasets=[{"path": "a"}, {"path": "b"}],
+        shuffle_group=1,
+    )
+    make_both((content, [np.array([100]), np.full(100, 6)]))
+
+
 @pytest.mark.slow
-def test_thousands_of_phases_over_one_group() -> None:
-    steps = 3000
-    phases = [{"bag_size": 1, "steps": 1}] * steps
-    content = {"name": "r", "datasets": [{"path": "d"}], "sequence_length": 2, "batch_size": 1, "phases": phases}
-    schedule = make(content, [np.array([2 * steps + 1])])
-    starts = sorted(first for step in range(0, steps, 100) for _, first in rows(schedule, step))
-    assert len(set(starts)) == steps // 100
-    assert rows(schedule, steps - 1)[0][1] % 2 == 0
+def test_thousands_of_phases_over_many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening costs O(phases): a phase looks only at the group in which it begins."""
+    calls = 0
+    pool = DatasetOrder._pool
+
+    def counted(self: DatasetOrder, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return pool(self, *arguments)
+
+    monkeypatch.setattr(DatasetOrder, "_pool", counted)
+    num_phases = 3000
+    content = run_of([{"bag_size": 1, "steps": 1}] * num_phases, sequence_length=2, shuffle_group=1)
+    schedule = make(content, [np.full(num_phases // 30, 61)])
+    assert calls <= num_phases
+    starts = [first for step in range(num_phases) for _, first in rows(schedule, step)]
+    assert len(set(starts)) == num_phases
 
 
 def test_where_a_phase_begins_and_ends_in_a_dataset() -> None:
@@ -302,17 +395,17 @@ def test_golden_windows() -> None:
             {"bag_size": 1, "steps": 9, "weights": [1, 1]},
         ],
     }  # fmt: skip
-    schedule = make(content, [np.array([900, 1100, 1000, 800]), np.array([2000, 70])])
+    schedule, _ = make_both((content, [np.array([900, 1100, 1000, 800, 300]), np.array([2000, 70])]))
     assert {step: rows(schedule, step) for step in GOLDEN} == GOLDEN
 
 
 GOLDEN: dict[int, list[tuple[int, int]]] = {
-    0: [(0, 2384), (0, 964), (0, 2000), (0, 1540), (1, 128), (1, 1792), (0, 2448), (0, 2128)],
-    8: [(0, 320), (0, 3128), (1, 768), (0, 3320), (0, 3704), (1, 64), (0, 640), (0, 3640)],
-    9: [(0, 80), (0, 3256), (1, 864), (0, 3016), (0, 3032), (0, 3288), (0, 64), (1, 1504)],
-    17: [(0, 592), (0, 3096), (0, 3448), (1, 1616), (0, 3288), (0, 704), (0, 784), (1, 32)],
-    18: [(1, 208), (0, 560), (1, 192), (0, 144), (1, 640), (0, 288), (1, 1600), (0, 736)],
-    26: [(0, 3176), (0, 496), (1, 1824), (1, 864), (1, 384), (1, 80), (0, 192), (0, 528)],
+    0: [(0, 900), (1, 1088), (0, 964), (0, 1732), (1, 640), (0, 1028), (0, 1860), (0, 1092)],
+    8: [(0, 2512), (0, 3384), (0, 2576), (1, 512), (1, 384), (0, 3704), (0, 3320), (0, 3000)],
+    9: [(0, 2336), (0, 2848), (0, 2160), (1, 1440), (0, 2704), (0, 2208), (0, 3256), (1, 1808)],
+    17: [(0, 1572), (0, 1124), (1, 1728), (0, 1300), (0, 1220), (0, 1860), (0, 1028), (1, 224)],
+    18: [(0, 1476), (1, 480), (0, 1332), (1, 320), (0, 1252), (1, 1824), (1, 576), (0, 1588)],
+    26: [(1, 1648), (1, 160), (0, 1012), (0, 1700), (1, 32), (0, 1556), (0, 1908), (1, 208)],
 }
 
 

@@ -149,9 +149,7 @@ class Place:
         self.begin_epoch()
 
     def key(self, purpose: str, phase: int = 0, group: int = 0) -> Key:
-        return derive_key(
-            purpose, seed=self.seed, dataset=self.dataset, epoch=self.epoch, phase=phase, index=group
-        )
+        return derive_key(purpose, seed=self.seed, dataset=self.dataset, epoch=self.epoch, phase=phase, index=group)
 
     def begin_epoch(self) -> None:
         self.epoch += 1
