@@ -156,36 +156,70 @@ def test_whole_epochs_skip_no_more_than_shard_ends(case: Case) -> None:
             assert len(tokens) == geometry.num_windows(shard_tokens[dataset]).sum() * geometry.advance
 
 
+def assert_same_before(before: Case, after: dict[str, Any], step: int) -> None:
+    """A run that was changed after a step has the same steps before it, is the oracle's, and says that they are equal."""
+    content, shard_tokens = before
+    changed, oracle = make_both((after, shard_tokens))
+    schedule = make(content, shard_tokens)
+    assert all(rows(schedule, each) == rows(changed, each) for each in range(step))
+    assert all(max(tokens.values()) == 1 for tokens in oracle.inputs.values())
+    assert prefix(content, step) == prefix(after, step)
+
+
+def prefix(content: dict[str, Any], step: int) -> str:
+    datasets = [dataset["path"] for dataset in content["datasets"]]
+    return RunSpecification.model_validate(content).prefix_fingerprint(datasets, step)
+
+
+def with_phase(content: dict[str, Any], index: int, **changes: Any) -> dict[str, Any]:
+    changed = list(content["phases"])
+    changed[index] = {**changed[index], **changes}
+    return {**content, "phases": changed}
+
+
+def first_step_after(content: dict[str, Any], phase: int) -> int:
+    return sum(each["steps"] for each in content["phases"][: phase + 1])
+
+
 @given(case=cases(), more=st.integers(1, 50))
-def test_extending_the_last_phase_changes_no_step_before(case: Any, more: int) -> None:
-    content, shard_tokens = case
-    before = make(content, shard_tokens)
-    content["phases"][-1] = {**content["phases"][-1], "steps": content["phases"][-1]["steps"] + more}
-    after = make(content, shard_tokens)
-    assert all(rows(before, step) == rows(after, step) for step in range(before.num_steps))
+def test_extending_the_last_phase_changes_no_step_before(case: Case, more: int) -> None:
+    content, last = case[0], len(case[0]["phases"]) - 1
+    extended = with_phase(content, last, steps=content["phases"][last]["steps"] + more)
+    assert_same_before(case, extended, first_step_after(content, last))
 
 
 @given(case=cases(), data=st.data())
-def test_ending_a_phase_earlier_changes_no_step_before(case: Any, data: st.DataObject) -> None:
-    content, shard_tokens = case
-    before = make(content, shard_tokens)
+def test_ending_a_phase_earlier_changes_no_step_before(case: Case, data: st.DataObject) -> None:
+    content = case[0]
     index = data.draw(st.integers(0, len(content["phases"]) - 1))
     steps = data.draw(st.integers(1, content["phases"][index]["steps"]))
-    content["phases"][index] = {**content["phases"][index], "steps": steps}
-    after = make(content, shard_tokens)
-    switch = before.phases[index].first_step + steps
-    assert all(rows(before, step) == rows(after, step) for step in range(switch))
+    earlier = with_phase(content, index, steps=steps)
+    assert_same_before(case, earlier, first_step_after(earlier, index))
 
 
 @pytest.mark.slow
 @given(case=cases(), data=st.data())
-def test_another_later_phase_changes_no_step_before(case: Any, data: st.DataObject) -> None:
+def test_another_later_phase_changes_no_step_before(case: Case, data: st.DataObject) -> None:
     content, shard_tokens = case
-    before = make(content, shard_tokens)
     kept = data.draw(st.integers(1, len(content["phases"])))
-    content["phases"][kept:] = [data.draw(phases(len(shard_tokens)))]
-    after = make(content, shard_tokens)
-    assert all(rows(before, step) == rows(after, step) for step in range(before.phases[kept - 1].end_step))
+    other = {**content, "phases": [*content["phases"][:kept], data.draw(phases(len(shard_tokens)))]}
+    assert_same_before(case, other, first_step_after(content, kept - 1))
+
+
+@pytest.mark.slow
+@given(case=cases(), data=st.data())
+def test_runs_with_equal_prefixes_have_equal_steps(case: Case, data: st.DataObject) -> None:
+    """Any change to any phase: as long as the prefix fingerprint says that the steps are equal, they are."""
+    content, shard_tokens = case
+    index = data.draw(st.integers(0, len(content["phases"]) - 1))
+    other = data.draw(phases(len(shard_tokens)))
+    keys = data.draw(st.sets(st.sampled_from(sorted(other)), min_size=1))
+    changed = with_phase(content, index, **{key: other[key] for key in keys})
+    before, after = make(content, shard_tokens), make(changed, shard_tokens)
+    same = [step for step in range(after.num_steps + 1) if prefix(content, step) == prefix(changed, step)]
+    assert same == list(range(len(same)))  # what differs once differs from there on
+    assert same[-1] >= min(after.num_steps, before.phases[index].first_step)
+    assert all(rows(before, step) == rows(after, step) for step in range(min(same[-1], before.num_steps)))
 
 
 @given(batch_size=st.integers(1, 400))
