@@ -21,7 +21,6 @@ from tst_data.plan.schedule import MAX_PHASES_IN_GROUP, Schedule
 from tst_data.run.specification import RunSpecification
 from tst_data.run.weights import thousandths
 
-
 Case = tuple[dict[str, Any], list[NDArray[np.int64]]]
 
 CI = settings(max_examples=1000)
@@ -157,7 +156,7 @@ def test_whole_epochs_skip_no_more_than_shard_ends(case: Case) -> None:
 
 
 def assert_same_before(before: Case, after: dict[str, Any], step: int) -> None:
-    """A run that was changed after a step has the same steps before it, is the oracle's, and says that they are equal."""
+    """A run that was changed after a step has the same steps before it, is the oracle's, and has the same prefix."""
     content, shard_tokens = before
     changed, oracle = make_both((after, shard_tokens))
     schedule = make(content, shard_tokens)
@@ -349,7 +348,7 @@ def test_groups_are_equal_to_within_one_shard(num_shards: int, shuffle_group: in
 
 
 def test_a_step_costs_one_bijection_for_each_phase_in_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 phases may draw from one group; the last of them finds its windows with 64 bijections, and one for the rows."""
+    """64 phases may draw from one group; the last of them finds its windows with 64 bijections."""
     calls = 0
 
     def counted(*arguments: Any) -> Any:

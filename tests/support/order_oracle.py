@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def thousandths(weights: tuple[float, ...]) -> list[int]:
     return counts
 
 
-@lru_cache(maxsize=None)
+@cache
 def pattern(weights: tuple[float, ...]) -> list[int]:
     """The dataset of each of 1,000 windows.
 
@@ -156,7 +157,7 @@ class Place:
         line = shuffled(range(len(self.shards)), self.key("shards"))
         number = -(-len(line) // self.group_size)
         borders = [len(line) * group // number for group in range(number + 1)]
-        self.groups = [line[begin:end] for begin, end in zip(borders, borders[1:], strict=False)]
+        self.groups = [line[begin:end] for begin, end in pairwise(borders)]
         self.begun = 0
 
     def begin_group(self, phase: Phase, use: Use) -> None:

@@ -132,8 +132,9 @@ def check_state(state: Mapping[str, Any], description: RunDescription, location:
     if state["prefix_fingerprint"] != prefix:
         raise ForeignDataError(
             f"{place}: belongs to data with fingerprint {state['fingerprint']}, whose first {step} steps have prefix "
-            f"fingerprint {state['prefix_fingerprint']}, but {location} has {description.fingerprint}, whose first {step} "
-            f"steps have {prefix}; resume with the run that it was saved from, of which only later steps may be changed"
+            f"fingerprint {state['prefix_fingerprint']}, but {location} has {description.fingerprint}, whose first "
+            f"{step} steps have {prefix}; resume with the run that it was saved from, of which only later steps may be "
+            "changed"
         )
     return step
 

@@ -82,9 +82,10 @@ class Recorder:
         return self._held_out_loss
 
     def start(self, num_parameters: int, run_before: str | None) -> None:
-        """Say what is trained on what. `run_before` is the fingerprint of the run before this process, if there was one.
+        """Say what is trained on what.
 
-        It is another one where the run was extended, or changed after the step of the checkpoint.
+        `run_before` is the fingerprint that the run had when the checkpoint was saved. It is another one where the run
+        was extended, or changed after that step.
         """
         description, step = self._description, self._first_step
         event = "resume" if step else "start"

@@ -1,9 +1,9 @@
 """One dataset's windows, epoch after epoch and phase after phase, as arithmetic.
 
-In each epoch a keyed permutation puts the shards in a new order, and neighbors form groups of equal size. The phase that
-begins a group cuts all of it into windows and draws them by a keyed bijection. A later phase takes the windows of that
-group that were not drawn, cuts each of them into windows of its own and draws those in a new order; the groups after it
-are cut from whole shards. Nothing here depends on how many windows a phase will draw in the end, so a run can
+In each epoch a keyed permutation puts the shards in a new order, and neighbors form groups of equal size. The phase
+that begins a group cuts all of it into windows and draws them by a keyed bijection. A later phase takes the windows of
+that group that were not drawn, cuts each of them into windows of its own and draws those in a new order; the groups
+after it are cut from whole shards. Nothing here depends on how many windows a phase will draw in the end, so a run can
 be extended, or a phase ended earlier, without changing a window before (docs/concepts/pure-batches.md#phases).
 
 Finding a window costs O(1), and one O(shards) table for each epoch and window shape that is used; the tables of a few
