@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -301,7 +302,7 @@ def test_what_the_switch_skips(before: int, after: int, share: float) -> None:
     assert use.passed_over_at_switch == round(share * left)
 
 
-def run_of(phases: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+def run_of(phases: Sequence[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     return {
         "name": "r",
         "datasets": [{"path": "d"}],
@@ -375,11 +376,11 @@ def test_more_phases_in_one_group_are_refused() -> None:
 
 
 def test_phases_that_do_not_draw_from_a_group_do_not_count() -> None:
-    content = run_of(
-        [{"bag_size": 1, "steps": 1, "weights": [1, 0] if phase % 20 == 0 else [0, 1]} for phase in range(200)],
-        datasets=[{"path": "a"}, {"path": "b"}],
-        shuffle_group=1,
-    )
+    """Two hundred phases, of which ten draw from the one group of the first dataset."""
+    phases: list[dict[str, Any]] = [
+        {"bag_size": 1, "steps": 1, "weights": [0, 1] if phase % 20 else [1, 0]} for phase in range(200)
+    ]
+    content = run_of(phases, datasets=[{"path": "a"}, {"path": "b"}], shuffle_group=1)
     make_both((content, [np.array([100]), np.full(100, 6)]))
 
 
