@@ -314,8 +314,8 @@ def run_of(phases: Sequence[dict[str, Any]], **changes: Any) -> dict[str, Any]:
 
 
 def test_a_lookahead_longer_than_the_windows_before_skips_no_epoch() -> None:
-    """Three windows of one token are left; the new ones need a lookahead of five. Only those three are skipped."""
-    phases = [{"bag_size": 1, "steps": 1}, {"bag_size": 5, "steps": 3, "superpose": "output"}]
+    """Windows of one token are left; the new ones need a lookahead of five. Only what is left is skipped."""
+    phases: list[dict[str, Any]] = [{"bag_size": 1, "steps": 1}, {"bag_size": 5, "steps": 3, "superpose": "output"}]
     schedule, _ = make_both((run_of(phases, shuffle_group=1), [np.array([5, 20, 20])]))
     first, second = schedule.uses()
     assert second.passed_over_at_switch == {5: 3, 20: 18}[first.begun]

@@ -86,7 +86,8 @@ class RunSpecification(Frozen):
     seed: Annotated[int, Field(strict=True, ge=0, lt=1 << 64)] = 0
     """Seed of the order in which windows are drawn."""
     shuffle_group: Count | Literal["all"] = 64
-    """Shards that are shuffled together, or `all`. More shuffle better and keep more shards in use at once."""
+    """Shards that are shuffled together, at most, or `all`: groups of an epoch are equal to within one shard. More
+    shuffle better and keep more shards in use at once."""
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
     """The phases in order. Steps count from 0 through all of them."""
 
