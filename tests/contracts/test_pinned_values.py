@@ -1,7 +1,8 @@
 """What a run gives is pinned: fingerprints, shard bytes, and the windows of chosen steps.
 
-The values were recorded with the first release of this order and format. A change here means that running jobs would
-read other data: raise `ORDER_VERSION` or the format version instead.
+Datasets were recorded with the first release of their format, runs with the first of order version 2; an oracle of the
+rules gives the same windows. A change here means that running jobs would read other data: raise `ORDER_VERSION` or the
+format version instead.
 
 python -m pytest tests/contracts/test_pinned_values.py
 """
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
+from tests.support.order_oracle import Oracle
 from tst_data import Plan, load_run, open_dataset
 from tst_data.contract.wire import decode, encode
 from tst_data.conversion.pipeline import convert
@@ -38,7 +41,7 @@ phases:
   - {bag_size: 1, steps: 200}
 """
 
-RUN_FINGERPRINT = "800ef9fb5654c25ebc25a8281c4b4c68c26a671ad974d344d601fdcf964b5bbf"
+RUN_FINGERPRINT = "39f3e31776bfd34eb534d57eac8b8df62766e2d024d6f7ba27999bd513951031"
 
 DATASETS = [
     ("code", "a46aef689df89c4ea547a562c450baab6f2527be5254b05dc8c270315321c63a", "48dd523b9cf9dda5a7acfaeeeed901f2"),
@@ -47,17 +50,25 @@ DATASETS = [
 """Name, fingerprint, and hash of all shard files."""
 
 STEPS = [
-    (0, "42c4a55ca0c106e5", "9fe5ec9e8c7279b23aa1ddf4a7356ca9"),
-    (39, "efc369840f3ce9e5", "66e55a8c14f9208fd3f8f787e11bcfb3"),
-    (40, "c1f18320e75ee67c", "ee860d7fd4ab88da56074f8a19bfe1d9"),
-    (49, "3ec5abd6eb4f5d61", "dc0858a8729ed1f247e54dfc1335b4c6"),
-    (50, "fe8a2f9b50f9f7bc", "7247dab4c53fd4653ad2d5a950645a13"),
-    (59, "5bd4acdad7ce3cb4", "3b3a8e2f56d00dd3df44abf7d5366f37"),
-    (60, "6d30cfc41065631e", "2910abd33f7038fced55b1a05c6dba88"),
-    (151, "24a6497d443909c5", "eeca46c79b495fde6b711af24a878075"),
-    (259, "8d14c3c9cfda47ed", "69f8e27489053bab16400175550ff944"),
+    (0, "9549a9243c59db3e", "e4af97981188b075b66dd55bb5947373"),
+    (39, "f5432274710f137f", "c15619b1e8bf5ca4fe6b3cf7ad79db12"),
+    (40, "e1316b1d06ee2961", "6df3d6aaf8315cb0497854c143b62ac6"),
+    (49, "405c8cf5cede22a4", "14796a89ef7ddeab2b3f19271c69230d"),
+    (50, "1e08e323b61d8ac1", "375c4e91d31644d74a9bea0b17d2fad2"),
+    (59, "e069aabf0cccfb73", "dc1e562979f939bb5e3d5e98f21fe296"),
+    (60, "a14a398e5c8fc524", "a40f4cda3d7b6b12976cc45a4b356d4a"),
+    (151, "71d8bfb3e7b16c3b", "9d5db98d3c8e19e484be3dc73a6481de"),
+    (259, "9769536887f9059b", "dd2254823140cb506bba2b048726335b"),
 ]
 """Step, checksum of its windows, and hash of its `dataset` and `first_token` columns."""
+
+PREFIXES = [
+    (0, "36c55ce6a3adda92174b62184d59d7c88fd9ccb8f14d1c44ab598393ffecd3c9"),
+    (40, "6e26a1d14a7356ef53320988c67acf2c8b9d1bad23c7e26e17a1a3241fb47a22"),
+    (45, "2ae40afea639a19d49711b47ca473794ad6c38b4031dcc5f53a3869666f18b09"),
+    (260, "39f3e31776bfd34eb534d57eac8b8df62766e2d024d6f7ba27999bd513951031"),
+]
+"""Step, and the identity of the batches before it."""
 
 CONVERTED = "c29a319fab75b091582fe50d1cb11cda1d4a4e7d7e3e98e595d5a66c28c46aee"
 CONVERTED_VALIDATION = "39c17c20b08cc9d084c6a8a44dc0f83a7d5a00a93b7ce0ad93d0e4fcf42b2ebd"
@@ -108,13 +119,28 @@ def test_a_step_keeps_its_windows(folder: Path, step: int, checksum: str, column
     assert sha256(batch.dataset.tobytes() + batch.first_token.tobytes()) == columns
 
 
+def test_the_pinned_steps_are_those_of_the_rules(folder: Path) -> None:
+    run = yaml.safe_load(RUN)
+    with Plan(load_run(folder / "pinned.yaml")) as plan:
+        oracle = Oracle(run, [dataset.shard_tokens.tolist() for dataset in plan.datasets])
+    for step, _, columns in STEPS:
+        datasets, first_tokens = zip(*oracle.rows(step), strict=True)
+        assert sha256(np.array(datasets, "<u2").tobytes() + np.array(first_tokens, "<u8").tobytes()) == columns
+
+
+@pytest.mark.parametrize(("step", "prefix"), PREFIXES)
+def test_a_prefix_keeps_its_fingerprint(folder: Path, step: int, prefix: str) -> None:
+    with Plan(load_run(folder / "pinned.yaml")) as plan:
+        assert plan.describe().prefix_fingerprint(step) == prefix
+
+
 def test_the_wire_keeps_its_metadata(folder: Path) -> None:
     with Plan(load_run(folder / "pinned.yaml")) as plan:
         received = decode(encode(plan.read_batch(41, 1, 2)))
     assert vars(received.header) == {
         "run": "pinned",
         "fingerprint": RUN_FINGERPRINT,
-        "order_version": 1,
+        "order_version": 2,
         "step": 41,
         "phase": 1,
         "bag_size": 3,
@@ -123,7 +149,7 @@ def test_the_wire_keeps_its_metadata(folder: Path) -> None:
         "batch_size": 4,
         "rank": 1,
         "world_size": 2,
-        "checksum": "15c950fa2bf3d105",
+        "checksum": "8dbfa4aea3617bdb",
     }
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.contracts.conftest import NUM_STEPS
-from tests.support.streams import same_as_plan
+from tests.support.streams import one_line, same_as_plan
 from trainer_client import BatchStream
 from tst_data import Plan
 from tst_data.errors import ForeignDataError, InvalidInputError
@@ -78,10 +78,16 @@ def test_seeking_past_the_end_is_refused(source: Any) -> None:
 
 def test_state_is_never_ahead_of_what_was_delivered(source: Any, plan: Plan) -> None:
     with BatchStream(source, micro_batches=2, prefetch=5) as stream:
-        assert stream.state_dict() == {"version": 1, "fingerprint": plan.fingerprint, "next_step": 0}
         for count in range(1, 7):
             next(stream)
-            assert stream.state_dict()["next_step"] == stream.next_step == count // 2
+            step = count // 2
+            assert stream.next_step == step
+            assert stream.state_dict() == {
+                "version": 2,
+                "fingerprint": plan.fingerprint,
+                "prefix_fingerprint": plan.describe().prefix_fingerprint(step),
+                "next_step": step,
+            }
 
 
 @pytest.mark.slow
@@ -107,9 +113,18 @@ def test_a_state_loads_at_another_world_size_without_loss_or_repeat(source: Any,
 def test_a_state_of_other_data_is_refused_with_both_fingerprints(source: Any, plan: Plan) -> None:
     with BatchStream(source) as stream:
         with pytest.raises(ForeignDataError) as caught:
-            stream.load_state_dict({"version": 1, "fingerprint": "other-data", "next_step": 0})
-        assert "other-data" in str(caught.value)
-        assert plan.fingerprint in str(caught.value)
+            stream.load_state_dict(
+                {"version": 2, "fingerprint": "other-data", "prefix_fingerprint": "other-steps", "next_step": 0}
+            )
+        one_line(caught.value, "other-data", "other-steps", plan.fingerprint, plan.describe().prefix_fingerprint(0))
+
+
+def test_a_state_of_order_version_1_is_refused_by_name(source: Any, plan: Plan) -> None:
+    with BatchStream(source) as stream:
+        with pytest.raises(ForeignDataError) as caught:
+            stream.load_state_dict({"version": 1, "fingerprint": plan.fingerprint, "next_step": 3})
+        one_line(caught.value, "state: was drawn in order version 1, but this version of the package draws in order v")
+        assert stream.next_step == 0
 
 
 @pytest.mark.parametrize(
@@ -119,12 +134,17 @@ def test_a_state_of_other_data_is_refused_with_both_fingerprints(source: Any, pl
         ({"next_step": "4"}, "'4'"),
         ({"next_step": True}, r"next_step of state: expected a whole number \(given: true\)"),
         ({"next_step": 12}, "past the end"),
-        ({"version": 2}, "version 2"),
+        ({"next_step": "999" * 100}, "'999999"),
+        ({"version": 3}, "version 3, expected 2"),
+        ({"version": True}, "version true, expected 2"),
         ({"fingerprint": None}, "fingerprint null"),
+        ({"prefix_fingerprint": 7}, "prefix_fingerprint 7"),
     ],
 )
 def test_a_malformed_state_is_refused_and_changes_nothing(source: Any, change: dict[str, Any], message: str) -> None:
-    with BatchStream(source, start_step=2) as stream:
+    with BatchStream(source, start_step=5) as stream:
+        later = stream.state_dict()
+        stream.seek(2)
         with pytest.raises(InvalidInputError, match=message):
             stream.load_state_dict(stream.state_dict() | change)
         wrong: tuple[Any, ...] = ({}, {"next_step": 1}, [], None)
@@ -132,7 +152,7 @@ def test_a_malformed_state_is_refused_and_changes_nothing(source: Any, change: d
             with pytest.raises(InvalidInputError, match="pass what state_dict"):
                 stream.load_state_dict(state)
         with pytest.raises(InvalidInputError, match="digest"):
-            stream.load_state_dict(stream.state_dict() | {"next_step": 5}, digest="xyz")
+            stream.load_state_dict(later, digest="xyz")
         assert next(stream).step == 2
 
 

@@ -14,10 +14,12 @@ from tests.conftest import MakeRun
 from tst_data import Plan, load_run
 from tst_data.contract.batch import checksum
 from tst_data.dataset.journal import Journal
+from tst_data.dataset.manifest import dataset_fingerprint, write_manifest
 from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError
 from tst_data.inspection.plan_report import report_plan
+from tst_data.plan.dataset_checks import Overlap, overlaps
 from tst_data.run.run_file import parse_run
 
 THREE_PHASES = [
@@ -145,6 +147,78 @@ def test_datasets_of_different_tokenizers_are_refused(make_run: MakeRun, tiny_da
         InvalidInputError, match=r"'datasets\.1\.path': .*: was made with another tokenizer .* than 'datasets\.0\.path'"
     ):
         Plan(load_run(make_run([tiny_dataset, tmp_path / "other"])))
+
+
+def test_datasets_of_another_dtype_are_refused(make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    """The windows of a batch have one dtype; it was found out only when a batch was read."""
+    with write_dataset(tmp_path / "wide", [[1] * 500], vocabulary_size=256, end_of_text_id=255, dtype="uint32"):
+        pass
+    with pytest.raises(
+        InvalidInputError,
+        match=r"'datasets\.1\.path': .*: was made with another tokenizer .*, uint32\) than .*, uint16",
+    ):
+        Plan(load_run(make_run([tiny_dataset, tmp_path / "wide"])))
+
+
+def write_shards(folder: Path, *documents: int) -> Path:
+    """A dataset of one shard of 64 tokens for each document."""
+    with write_dataset(
+        folder,
+        [[document] * 63 for document in documents],
+        vocabulary_size=256,
+        end_of_text_id=255,
+        sample_tokens=64,
+        shard_tokens=64,
+    ):
+        return folder
+
+
+def test_the_same_shards_in_another_order_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    first, second = write_shards(tmp_path / "first", 1, 2, 3), write_shards(tmp_path / "second", 3, 1, 2)
+    part, other = write_shards(tmp_path / "part", 1), write_shards(tmp_path / "other", 4)
+    run = make_run([part, other, first, second])
+    with pytest.raises(
+        InvalidInputError, match=_at(run, 3, f"dataset '{second}': has the same shards as 'datasets.2.path', under ")
+    ):
+        Plan(load_run(run))
+
+
+def test_the_same_shards_under_another_end_of_text_id_are_refused(
+    make_run: MakeRun, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_dataset.path, tmp_path / "copy"))
+    fingerprint = dataset_fingerprint(
+        tokenizer_hash=tiny_dataset.manifest.tokenizer.hash,
+        end_of_text_id=254,
+        vocabulary_size=256,
+        dtype="uint16",
+        shard_tokens=tiny_dataset.shard_tokens,
+        shard_hashes=tiny_dataset.shard_hashes,
+    )
+    assert fingerprint != tiny_dataset.fingerprint
+    write_manifest(folder, tiny_dataset.manifest.model_copy(update={"end_of_text_id": 254, "fingerprint": fingerprint}))
+    run = make_run([tiny_dataset, folder])
+    with pytest.raises(
+        InvalidInputError, match=_at(run, 1, f"dataset '{folder}': has the same shards as 'datasets.0.path', under ")
+    ):
+        Plan(load_run(run))
+
+
+def test_shards_in_two_datasets_are_warned_of(make_run: MakeRun, tmp_path: Path) -> None:
+    folders = [
+        write_shards(tmp_path / "first", 1, 2, 3),
+        write_shards(tmp_path / "second", 3, 4, 5, 1),
+        write_shards(tmp_path / "third", 6, 7),
+        write_shards(tmp_path / "fourth", 1, 4),
+    ]
+    run = make_run(folders, sequence_length=8, phases=[{"bag_size": 1, "steps": 1}])
+    with Plan(load_run(run)) as plan:
+        assert overlaps(plan.datasets) == [Overlap(0, 1, 2, 128), Overlap(0, 3, 1, 64), Overlap(1, 3, 1, 64)]
+        warnings = report_plan(plan, step_seconds=1).warnings
+    assert warnings[0] == (
+        f"dataset '{folders[1]}': 2 of its 4 shards (128 tokens) are in dataset '{folders[0]}' too, and are read from "
+        "both; leave them out of one"
+    )
 
 
 def test_report_counts_and_warns(make_run: MakeRun, tiny_dataset: Dataset) -> None:

@@ -102,7 +102,64 @@ def test_the_data_is_part_of_the_identity() -> None:
 
 def test_golden_fingerprint() -> None:
     """A changed fingerprint makes every checkpoint foreign: only with a new ORDER_VERSION."""
-    assert parse(TEXT).fingerprint(["a"]) == "9dcc37de5147f1de2f4d2c2abf1ec63bd0b4bdcf6108655906ebff6da5d389ea"
+    assert parse(TEXT).fingerprint(["a"]) == "532ca2192e977c8372a5ee4baef7e490f86222232fee4ec429496ef9e0eea173"
+
+
+def clipped(*steps: int) -> str:
+    """The run file with the first phases ended after so many steps."""
+    head, *phases = TEXT.split("  - {bag")
+    return head + "".join(
+        f"  - {{bag{phase}".replace("3000" if index == 0 else "7000", str(steps[index]))
+        for index, phase in enumerate(phases)
+        if index < len(steps)
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "steps"), [(1, (1,)), (2999, (2999,)), (3000, (3000,)), (3001, (3000, 1)), (10_000, (3000, 7000))]
+)
+def test_a_prefix_fingerprint_is_the_fingerprint_of_the_run_that_ends_there(step: int, steps: tuple[int, ...]) -> None:
+    assert parse(TEXT).prefix_fingerprint(["a"], step) == parse(clipped(*steps)).fingerprint(["a"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "first"),
+    [
+        ("steps: 7000", "steps: 7001", 10_001),
+        ("steps: 7000", "steps: 4000", 7001),
+        ("steps: 3000", "steps: 2000", 2001),
+        ("steps: 3000", "steps: 3001", 3001),
+        ("steps: 7000", "steps: 7000, superpose: input", 3001),
+        ("steps: 7000", "steps: 7000, batch_size: 65", 3001),
+        ("bag_size: 1", "bag_size: 2", 3001),
+        ("bag_size: 4", "bag_size: 5", 1),
+        ("seed: 17", "seed: 18", 0),
+        ("seed: 17", "seed: 17\nshuffle_group: 63", 0),
+        ("batch_size: 64", "batch_size: 32", 1),
+        ("name: wiki-s4", "name: other", None),
+        ("weight: 1.0", "weight: 3", None),
+    ],
+)
+def test_a_change_is_in_every_prefix_from_its_step_on(old: str, new: str, first: int | None) -> None:
+    """`first` is the first prefix that holds the change; None where it is not part of the identity."""
+    assert old in TEXT
+    before, after = parse(TEXT), parse(TEXT.replace(old, new))
+    for step in (0, 1, 2000, 2001, 2999, 3000, 3001, 3002, 7000, 7001, 10_000, 10_001):
+        same = before.prefix_fingerprint(["a"], step) == after.prefix_fingerprint(["a"], step)
+        assert same == (first is None or step < first), step
+
+
+def test_golden_prefix_fingerprints() -> None:
+    """They are in checkpoints: a changed one makes every checkpoint foreign."""
+    assert {step: parse(TEXT).prefix_fingerprint(["a"], step) for step in GOLDEN_PREFIXES} == GOLDEN_PREFIXES
+
+
+GOLDEN_PREFIXES = {
+    0: "78e1180594906b9516e928c85c0efb2622d39eaacdf808c98fce005f9e29b895",
+    3000: "eeb1447b1461d9a9e05fee05e20d58f5cbb789cae69ea7568c0b79bb11318f79",
+    3001: "f0053c8c7eefea08515d31121465d4238b0211a5a91eed8c9294b94d02cebe38",
+    10_000: "532ca2192e977c8372a5ee4baef7e490f86222232fee4ec429496ef9e0eea173",
+}
 
 
 @pytest.mark.parametrize(

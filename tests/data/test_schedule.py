@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.support.order_oracle import Oracle
 from tst_data.contract.bags import BagGeometry
 from tst_data.contract.shares import share_of_rank
 from tst_data.errors import InvalidInputError, NotFoundError
-from tst_data.plan.schedule import Schedule
+from tst_data.plan.order import DatasetOrder
+from tst_data.plan.permutation import permute
+from tst_data.plan.schedule import MAX_PHASES_IN_GROUP, Schedule
 from tst_data.run.specification import RunSpecification
 from tst_data.run.weights import thousandths
+
+Case = tuple[dict[str, Any], list[NDArray[np.int64]]]
+
+CI = settings(max_examples=1000)
+"""Random runs that are compared with the oracle."""
 
 
 @st.composite
@@ -34,7 +43,18 @@ def phases(draw: st.DrawFn, num_datasets: int) -> dict[str, Any]:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[dict[str, Any], list[NDArray[np.int64]]]:
+def shards(draw: st.DrawFn) -> NDArray[np.int64]:
+    """Token counts of a dataset's shards: odd ones, some too short for a window, at least one of 60 tokens.
+
+    Now and then there are more than 64 shards, or a shard with more windows than a sorted table holds.
+    """
+    few = draw(st.lists(st.integers(1, 200), max_size=9))
+    more = draw(st.sampled_from([[], [], [], [], [2500], [3] * 62]))
+    return np.array([*few, 60, *more])
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
     """A run and the token counts of its shards; windows fit into at least one shard of every dataset."""
     num_datasets = draw(st.integers(1, 3))
     content = {
@@ -43,11 +63,10 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, Any], list[NDArray[np.int64]]]:
         "sequence_length": 4,
         "batch_size": 4,
         "seed": draw(st.integers(0, 2**64 - 1)),
-        "shuffle_group": draw(st.sampled_from([1, 2, 3, 64, "all"])),
+        "shuffle_group": draw(st.sampled_from([1, 2, 3, 4, 5, 7, 64, 65, "all"])),
         "phases": draw(st.lists(phases(num_datasets), min_size=1, max_size=4)),
     }
-    shards = st.lists(st.integers(1, 200), min_size=1, max_size=9)
-    return content, [np.array([*draw(shards), 60]) for _ in range(num_datasets)]
+    return content, [draw(shards()) for _ in range(num_datasets)]
 
 
 def make(content: dict[str, Any], shard_tokens: list[NDArray[np.int64]]) -> Schedule:
@@ -59,22 +78,13 @@ def rows(schedule: Schedule, step: int) -> list[tuple[int, int]]:
     return list(zip(windows.dataset.tolist(), windows.first_token.tolist(), strict=True))
 
 
-def inputs_by_epoch(schedule: Schedule) -> dict[tuple[int, int], Counter[int]]:
-    """How often each token is an input, by (dataset, epoch), through all phases.
-
-    Written from the rules' words: within a dataset the windows of a phase come in the mixture's order, and an epoch
-    ends with the last window of its last group, so `draws` says the epoch of a window.
-    """
-    seen: dict[tuple[int, int], Counter[int]] = {}
-    for phase in schedule._phases:
-        drawn = phase.mixture.taken(phase.description.batch_size * phase.description.steps)
-        for dataset, walk in enumerate(phase.walks):
-            for draw in walk.draws(0, int(drawn[dataset])):
-                ordinals = np.arange(draw.first_ordinal, draw.first_ordinal + draw.count)
-                tokens = seen.setdefault((dataset, draw.epoch), Counter())
-                for first in draw.pool.first_tokens(ordinals).tolist():
-                    tokens.update(range(first, first + walk.geometry.advance))
-    return seen
+def make_both(case: Case) -> tuple[Schedule, Oracle]:
+    """The schedule of a run, and the oracle, which says the same of every step."""
+    schedule, oracle = make(*case), Oracle(case[0], [tokens.tolist() for tokens in case[1]])
+    assert schedule.num_steps == len(oracle.steps)
+    for step in range(schedule.num_steps):
+        assert rows(schedule, step) == oracle.rows(step)
+    return schedule, oracle
 
 
 @pytest.mark.slow
@@ -105,89 +115,111 @@ def test_a_step_has_its_batch_and_each_window_is_in_one_shard(case: Any) -> None
 
 
 @pytest.mark.slow
+@CI
 @given(case=cases())
-def test_exactly_once(case: Any) -> None:
-    """Per dataset and epoch no token is an input twice over all phases, and what is left out was counted."""
-    schedule = make(*case)
-    seen = inputs_by_epoch(schedule)
-    assert all(max(tokens.values()) == 1 for tokens in seen.values())
-    read = Counter[int]()
-    for (dataset, _), tokens in seen.items():
-        read[dataset] += len(tokens)
+def test_exactly_once(case: Case) -> None:
+    """Per dataset and epoch no token is an input twice over all phases, and what is left out was counted.
+
+    All windows are the oracle's, and only it counts here.
+    """
+    schedule, oracle = make_both(case)
+    assert all(max(tokens.values()) == 1 for tokens in oracle.inputs.values())
     uses = schedule.uses()
+    assert [(use.phase, use.dataset) for use in uses] == sorted(oracle.uses)
+    for use in uses:
+        counted = oracle.uses[use.phase, use.dataset]
+        assert (use.windows, use.begun, use.repeated) == (counted.windows, counted.begun, counted.repeated)
+        assert use.passed_over_at_ends == counted.skipped_at_ends
+        assert use.passed_over_at_switch == counted.skipped_at_switch
+        assert use.first_epoch == pytest.approx(counted.first_epoch)
+        assert use.last_epoch == pytest.approx(counted.last_epoch)
     for dataset, order in enumerate(schedule.orders):
         of_dataset = [use for use in uses if use.dataset == dataset]
         if not of_dataset:
             continue
-        assert read[dataset] == sum(use.tokens for use in of_dataset)
+        read = sum(len(tokens) for (of, _), tokens in oracle.inputs.items() if of == dataset)
+        assert read == sum(use.tokens for use in of_dataset)
         skipped = sum(use.passed_over_at_ends + use.passed_over_at_switch for use in of_dataset)
-        done = of_dataset[-1].last_epoch * order.num_tokens
-        assert read[dataset] + skipped == pytest.approx(done, abs=0.01)
-        repeated = any(epoch > 0 for of, epoch in seen if of == dataset)
-        assert any(use.repeated for use in of_dataset) == repeated
-
-
-@pytest.mark.slow
-@given(case=cases())
-def test_the_walk_is_what_the_steps_hold(case: Any) -> None:
-    """The windows of all steps together are the walk's, so the test above speaks of what a trainer gets."""
-    schedule = make(*case)
-    from_steps = Counter(
-        (schedule.phase(step).phase, dataset, first)
-        for step in range(schedule.num_steps)
-        for dataset, first in rows(schedule, step)
-    )
-    from_walks = Counter[Any]()
-    for index, phase in enumerate(schedule._phases):
-        drawn = phase.mixture.taken(phase.description.batch_size * phase.description.steps)
-        for dataset, walk in enumerate(phase.walks):
-            from_walks.update((index, dataset, first) for first in walk.first_tokens(0, int(drawn[dataset])).tolist())
-    assert from_steps == from_walks
+        assert read + skipped == pytest.approx(of_dataset[-1].last_epoch * order.num_tokens, abs=0.01)
 
 
 @given(case=cases())
-def test_whole_epochs_skip_no_more_than_shard_ends(case: Any) -> None:
+def test_whole_epochs_skip_no_more_than_shard_ends(case: Case) -> None:
     """A run of one phase reads, in every whole epoch, each window that the shards hold, once."""
     content, shard_tokens = case
     content["phases"] = content["phases"][:1]
-    schedule = make(content, shard_tokens)
+    schedule, oracle = make_both(case)
     geometry = schedule.phases[0].geometry
     last = {use.dataset: int(use.last_epoch) for use in schedule.uses()}
-    for (dataset, epoch), tokens in inputs_by_epoch(schedule).items():
+    for (dataset, epoch), tokens in oracle.inputs.items():
         if epoch < last[dataset]:
             assert len(tokens) == geometry.num_windows(shard_tokens[dataset]).sum() * geometry.advance
 
 
+def assert_same_before(before: Case, after: dict[str, Any], step: int) -> None:
+    """A run that was changed after a step has the same steps before it, is the oracle's, and has the same prefix."""
+    content, shard_tokens = before
+    changed, oracle = make_both((after, shard_tokens))
+    schedule = make(content, shard_tokens)
+    assert all(rows(schedule, each) == rows(changed, each) for each in range(step))
+    assert all(max(tokens.values()) == 1 for tokens in oracle.inputs.values())
+    assert prefix(content, step) == prefix(after, step)
+
+
+def prefix(content: dict[str, Any], step: int) -> str:
+    datasets = [dataset["path"] for dataset in content["datasets"]]
+    return RunSpecification.model_validate(content).prefix_fingerprint(datasets, step)
+
+
+def with_phase(content: dict[str, Any], index: int, **changes: Any) -> dict[str, Any]:
+    changed = list(content["phases"])
+    changed[index] = {**changed[index], **changes}
+    return {**content, "phases": changed}
+
+
+def first_step_after(content: dict[str, Any], phase: int) -> int:
+    return sum(each["steps"] for each in content["phases"][: phase + 1])
+
+
 @given(case=cases(), more=st.integers(1, 50))
-def test_extending_the_last_phase_changes_no_step_before(case: Any, more: int) -> None:
-    content, shard_tokens = case
-    before = make(content, shard_tokens)
-    content["phases"][-1] = {**content["phases"][-1], "steps": content["phases"][-1]["steps"] + more}
-    after = make(content, shard_tokens)
-    assert all(rows(before, step) == rows(after, step) for step in range(before.num_steps))
+def test_extending_the_last_phase_changes_no_step_before(case: Case, more: int) -> None:
+    content, last = case[0], len(case[0]["phases"]) - 1
+    extended = with_phase(content, last, steps=content["phases"][last]["steps"] + more)
+    assert_same_before(case, extended, first_step_after(content, last))
 
 
 @given(case=cases(), data=st.data())
-def test_ending_a_phase_earlier_changes_no_step_before(case: Any, data: st.DataObject) -> None:
-    content, shard_tokens = case
-    before = make(content, shard_tokens)
+def test_ending_a_phase_earlier_changes_no_step_before(case: Case, data: st.DataObject) -> None:
+    content = case[0]
     index = data.draw(st.integers(0, len(content["phases"]) - 1))
     steps = data.draw(st.integers(1, content["phases"][index]["steps"]))
-    content["phases"][index] = {**content["phases"][index], "steps": steps}
-    after = make(content, shard_tokens)
-    switch = before.phases[index].first_step + steps
-    assert all(rows(before, step) == rows(after, step) for step in range(switch))
+    earlier = with_phase(content, index, steps=steps)
+    assert_same_before(case, earlier, first_step_after(earlier, index))
 
 
 @pytest.mark.slow
 @given(case=cases(), data=st.data())
-def test_another_later_phase_changes_no_step_before(case: Any, data: st.DataObject) -> None:
+def test_another_later_phase_changes_no_step_before(case: Case, data: st.DataObject) -> None:
     content, shard_tokens = case
-    before = make(content, shard_tokens)
     kept = data.draw(st.integers(1, len(content["phases"])))
-    content["phases"][kept:] = [data.draw(phases(len(shard_tokens)))]
-    after = make(content, shard_tokens)
-    assert all(rows(before, step) == rows(after, step) for step in range(before.phases[kept - 1].end_step))
+    other = {**content, "phases": [*content["phases"][:kept], data.draw(phases(len(shard_tokens)))]}
+    assert_same_before(case, other, first_step_after(content, kept - 1))
+
+
+@pytest.mark.slow
+@given(case=cases(), data=st.data())
+def test_runs_with_equal_prefixes_have_equal_steps(case: Case, data: st.DataObject) -> None:
+    """Any change to any phase: as long as the prefix fingerprint says that the steps are equal, they are."""
+    content, shard_tokens = case
+    index = data.draw(st.integers(0, len(content["phases"]) - 1))
+    other = data.draw(phases(len(shard_tokens)))
+    keys = data.draw(st.sets(st.sampled_from(sorted(other)), min_size=1))
+    changed = with_phase(content, index, **{key: other[key] for key in keys})
+    before, after = make(content, shard_tokens), make(changed, shard_tokens)
+    same = [step for step in range(after.num_steps + 1) if prefix(content, step) == prefix(changed, step)]
+    assert same == list(range(len(same)))  # what differs once differs from there on
+    assert same[-1] >= min(after.num_steps, before.phases[index].first_step)
+    assert all(rows(before, step) == rows(after, step) for step in range(min(same[-1], before.num_steps)))
 
 
 @given(batch_size=st.integers(1, 400))
@@ -270,15 +302,106 @@ def test_what_the_switch_skips(before: int, after: int, share: float) -> None:
     assert use.passed_over_at_switch == round(share * left)
 
 
+def run_of(phases: Sequence[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "r",
+        "datasets": [{"path": "d"}],
+        "sequence_length": 1,
+        "batch_size": 1,
+        "phases": phases,
+        **changes,
+    }
+
+
+def test_a_lookahead_longer_than_the_windows_before_skips_no_epoch() -> None:
+    """Windows of one token are left; the new ones need a lookahead of five. Only what is left is skipped."""
+    phases: list[dict[str, Any]] = [{"bag_size": 1, "steps": 1}, {"bag_size": 5, "steps": 3, "superpose": "output"}]
+    schedule, _ = make_both((run_of(phases, shuffle_group=1), [np.array([5, 20, 20])]))
+    first, second = schedule.uses()
+    assert second.passed_over_at_switch == {5: 3, 20: 18}[first.begun]
+    assert second.last_epoch < 1
+
+
+@pytest.mark.parametrize(
+    ("num_shards", "shuffle_group", "sizes"),
+    [
+        (65, 64, [32, 33]),
+        (64, 64, [64]),
+        (129, 64, [43, 43, 43]),
+        (10, 4, [3, 3, 4]),
+        (7, 2, [1, 2, 2, 2]),
+        (3, 1, [1, 1, 1]),
+        (9, "all", [9]),
+        (9, 1 << 62, [9]),
+    ],
+)
+def test_groups_are_equal_to_within_one_shard(num_shards: int, shuffle_group: int | str, sizes: list[int]) -> None:
+    """An epoch of windows, one to a shard: those of a group come together, whatever else the order is."""
+    content = run_of([{"bag_size": 1, "steps": num_shards}], shuffle_group=shuffle_group)
+    schedule, _ = make_both((content, [np.full(num_shards, 2)]))
+    assert np.diff(schedule.orders[0].group_begins).tolist() == sizes
+    line = [first // 2 for step in range(num_shards) for _, first in rows(schedule, step)]
+    by_epoch = schedule.orders[0].shards_of_epoch(0).tolist()
+    begin = 0
+    for size in sizes:
+        assert sorted(line[begin : begin + size]) == sorted(by_epoch[begin : begin + size])
+        begin += size
+
+
+def test_a_step_costs_one_bijection_for_each_phase_in_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 phases may draw from one group; the last of them finds its windows with 64 bijections."""
+    calls = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return permute(*arguments)
+
+    content = run_of([{"bag_size": 1, "steps": 1}] * MAX_PHASES_IN_GROUP)
+    schedule, _ = make_both((content, [np.array([100])]))
+    monkeypatch.setattr("tst_data.plan.order.permute", counted)
+    schedule.windows(MAX_PHASES_IN_GROUP - 1)
+    assert calls == MAX_PHASES_IN_GROUP == 64
+
+
+def test_more_phases_in_one_group_are_refused() -> None:
+    content = run_of([{"bag_size": 1, "steps": 1}] * (MAX_PHASES_IN_GROUP + 1))
+    with pytest.raises(
+        InvalidInputError,
+        match=r"^'phases\.64': is the 65th phase .* dataset 'd', expected at most 64; merge phases, or",
+    ):
+        make(content, [np.array([100])])
+    content["phases"].insert(40, {"bag_size": 1, "steps": 60})  # ends in the next epoch, which begins another group
+    make_both((content, [np.array([100])]))
+
+
+def test_phases_that_do_not_draw_from_a_group_do_not_count() -> None:
+    """Two hundred phases, of which ten draw from the one group of the first dataset."""
+    phases: list[dict[str, Any]] = [
+        {"bag_size": 1, "steps": 1, "weights": [0, 1] if phase % 20 else [1, 0]} for phase in range(200)
+    ]
+    content = run_of(phases, datasets=[{"path": "a"}, {"path": "b"}], shuffle_group=1)
+    make_both((content, [np.array([100]), np.full(100, 6)]))
+
+
 @pytest.mark.slow
-def test_thousands_of_phases_over_one_group() -> None:
-    steps = 3000
-    phases = [{"bag_size": 1, "steps": 1}] * steps
-    content = {"name": "r", "datasets": [{"path": "d"}], "sequence_length": 2, "batch_size": 1, "phases": phases}
-    schedule = make(content, [np.array([2 * steps + 1])])
-    starts = sorted(first for step in range(0, steps, 100) for _, first in rows(schedule, step))
-    assert len(set(starts)) == steps // 100
-    assert rows(schedule, steps - 1)[0][1] % 2 == 0
+def test_thousands_of_phases_over_many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening costs O(phases): a phase looks only at the group in which it begins."""
+    calls = 0
+    pool = DatasetOrder._pool
+
+    def counted(self: DatasetOrder, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return pool(self, *arguments)
+
+    monkeypatch.setattr(DatasetOrder, "_pool", counted)
+    num_phases = 3000
+    content = run_of([{"bag_size": 1, "steps": 1}] * num_phases, sequence_length=2, shuffle_group=1)
+    schedule = make(content, [np.full(num_phases // 30, 61)])
+    assert calls <= num_phases
+    starts = [first for step in range(num_phases) for _, first in rows(schedule, step)]
+    assert len(set(starts)) == num_phases
 
 
 def test_where_a_phase_begins_and_ends_in_a_dataset() -> None:
@@ -306,17 +429,17 @@ def test_golden_windows() -> None:
             {"bag_size": 1, "steps": 9, "weights": [1, 1]},
         ],
     }  # fmt: skip
-    schedule = make(content, [np.array([900, 1100, 1000, 800]), np.array([2000, 70])])
+    schedule, _ = make_both((content, [np.array([900, 1100, 1000, 800, 300]), np.array([2000, 70])]))
     assert {step: rows(schedule, step) for step in GOLDEN} == GOLDEN
 
 
 GOLDEN: dict[int, list[tuple[int, int]]] = {
-    0: [(0, 2384), (0, 964), (0, 2000), (0, 1540), (1, 128), (1, 1792), (0, 2448), (0, 2128)],
-    8: [(0, 320), (0, 3128), (1, 768), (0, 3320), (0, 3704), (1, 64), (0, 640), (0, 3640)],
-    9: [(0, 80), (0, 3256), (1, 864), (0, 3016), (0, 3032), (0, 3288), (0, 64), (1, 1504)],
-    17: [(0, 592), (0, 3096), (0, 3448), (1, 1616), (0, 3288), (0, 704), (0, 784), (1, 32)],
-    18: [(1, 208), (0, 560), (1, 192), (0, 144), (1, 640), (0, 288), (1, 1600), (0, 736)],
-    26: [(0, 3176), (0, 496), (1, 1824), (1, 864), (1, 384), (1, 80), (0, 192), (0, 528)],
+    0: [(0, 900), (1, 1088), (0, 964), (0, 1732), (1, 640), (0, 1028), (0, 1860), (0, 1092)],
+    8: [(0, 2512), (0, 3384), (0, 2576), (1, 512), (1, 384), (0, 3704), (0, 3320), (0, 3000)],
+    9: [(0, 2336), (0, 2848), (0, 2160), (1, 1440), (0, 2704), (0, 2208), (0, 3256), (1, 1808)],
+    17: [(0, 1572), (0, 1124), (1, 1728), (0, 1300), (0, 1220), (0, 1860), (0, 1028), (1, 224)],
+    18: [(0, 1476), (1, 480), (0, 1332), (1, 320), (0, 1252), (1, 1824), (1, 576), (0, 1588)],
+    26: [(1, 1648), (1, 160), (0, 1012), (0, 1700), (1, 32), (0, 1556), (0, 1908), (1, 208)],
 }
 
 

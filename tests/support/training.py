@@ -32,9 +32,11 @@ class Trained(NamedTuple):
     output: Path
 
 
-def make_trainer(run: Path, config: TrainConfig, output: Path, *, accept_changes: bool = False) -> Trainer:
+def make_trainer(
+    run: Path, config: TrainConfig, output: Path, *, accept_changes: bool = False, show_progress: bool = False
+) -> Trainer:
     with join_process_group(config.device) as group:
-        return Trainer(str(run), config, output, group, accept_changes=accept_changes)
+        return Trainer(str(run), config, output, group, accept_changes=accept_changes, show_progress=show_progress)
 
 
 def train_until(step: int, monkeypatch: pytest.MonkeyPatch, run: Path, config: TrainConfig, output: Path) -> None:

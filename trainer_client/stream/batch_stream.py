@@ -50,7 +50,7 @@ class BatchStream:
     Iterating continues from where the stream is: after `break` with the next batch, after the end with nothing.
 
     Raises, at construction: InvalidInputError, NotFoundError, UnavailableError; while iterating also DamagedDataError,
-    and ForeignDataError where a server begins to serve other data.
+    and ForeignDataError where a server begins to serve other data (also the same run, changed after this step).
     """
 
     def __init__(
@@ -150,13 +150,16 @@ class BatchStream:
         self._state.go_to(step, self.digest)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, the same on every rank: version, fingerprint and next step."""
+        """The position, the same on every rank: version, next step, and the fingerprints of the run and of the batches
+        before that step."""
         return self._state.to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any], *, digest: str | None = None) -> None:
         """Go to a saved position. `digest` is this rank's digest at that moment; without it a new chain begins.
 
-        Raises InvalidInputError for what is not a state, ForeignDataError for the state of another run's data.
+        The run may be another one than the state was saved from, if its batches before that step are the same: one that
+        was extended, or changed after that step. Raises ForeignDataError for any other, InvalidInputError for what is
+        not a state or is past the end of the run.
         """
         self._check_open()
         self._state.load(state, digest, self._source.location)

@@ -78,7 +78,8 @@ def _check_header(batch: WindowBatch, description: RunDescription, step: int, ra
 
 
 def check_description(description: RunDescription) -> None:
-    """Raise unless each phase begins where the one before it ends, and has sizes that a window can have."""
+    """Raise unless each phase begins where the one before it ends, has sizes that a window can have, and all together
+    have the run's fingerprint."""
     first_step = 0
     for phase in description.phases:
         sizes = (phase.steps, phase.bag_size, phase.sequence_length, phase.batch_size)
@@ -87,6 +88,7 @@ def check_description(description: RunDescription) -> None:
         first_step = phase.end_step
     if first_step == 0 or first_step != description.total_steps:
         raise DamagedDataError(f"the description has {description.total_steps} steps, but its phases have {first_step}")
+    description.check_identity()
 
 
 def check_content_type(response: http.client.HTTPResponse, expected: str) -> None:

@@ -122,6 +122,9 @@ class HttpReader:
                 description = RunDescription.model_validate_json(bytes(body.numpy()))
             except ValidationError:
                 raise DamagedDataError("the response is not the description of a run") from None
+            except ForeignDataError as other_order:
+                message = f"the run {other_order}; install the same version here and on the server"
+                raise RefusedError(ForeignDataError, message) from None
             check_description(description)
             return description
 

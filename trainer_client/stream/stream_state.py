@@ -1,8 +1,9 @@
 """Where a stream is: its next step, the micro-batch within it, and the digest of what was delivered.
 
 A batch is a pure function of (run, step, rank, world size), so the state that is saved is the number of the next step,
-with the fingerprint of the data. It does not depend on the rank, so it can be loaded at any world size that divides
-the batch.
+with the identity of the batches before it (`tst_data.contract.identity`). So it can be loaded on a run that was
+extended, or changed after that step, and on no other. It does not depend on the rank, so it can be loaded at any world
+size that divides the batch.
 
 The digest is a chained hash over step, micro-batch and window checksum of every batch that this rank was given. Two
 parts of a training that read the same data end with the same digest, no matter what was restarted in between and where
@@ -17,12 +18,15 @@ from typing import Any
 
 from trainer_client.stream.options import whole_number
 from tst_data.configuration import shown
-from tst_data.contract.description import RunDescription
+from tst_data.contract.description import RunDescription, other_order_version
 from tst_data.errors import ForeignDataError, InvalidInputError
 
-__all__ = ["EMPTY_DIGEST", "STATE_VERSION", "StreamState"]
+__all__ = ["EMPTY_DIGEST", "STATE_VERSION", "StreamState", "check_state"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+"""Version 1 had no prefix fingerprint. It was of runs in order version 1."""
+
+KEYS = ("version", "fingerprint", "prefix_fingerprint", "next_step")
 EMPTY_DIGEST = "0" * 32
 
 
@@ -69,16 +73,16 @@ class StreamState:
         return {
             "version": STATE_VERSION,
             "fingerprint": self._description.fingerprint,
+            "prefix_fingerprint": self._description.prefix_fingerprint(self.next_step),
             "next_step": self.next_step,
         }
 
     def load(self, state: Mapping[str, Any], digest: str | None, location: str) -> None:
         """Move to a saved state. `location` names the source in messages.
 
-        Raises InvalidInputError for what is not a state, ForeignDataError for a state of other data. Then nothing has
-        changed.
+        Raises as `check_state`, or InvalidInputError for what is not a digest. Then nothing has changed.
         """
-        step = self._saved_step(state, location)
+        step = check_state(state, self._description, location)
         if digest is not None and not _is_digest(digest):
             raise InvalidInputError(
                 f"digest: expected the 32 hex digits of BatchStream.digest (given: {shown(digest)})"
@@ -95,23 +99,44 @@ class StreamState:
             )
         return number
 
-    def _saved_step(self, state: Mapping[str, Any], location: str) -> int:
-        remedy = "pass what state_dict() returned, with version, fingerprint and next_step"
-        if not isinstance(state, Mapping):
-            raise InvalidInputError(f"state: is {type(state).__name__}, not a mapping; {remedy}")
-        if not {"version", "fingerprint", "next_step"} <= set(state):
-            raise InvalidInputError(f"state: has only the keys {sorted(map(str, state))}; {remedy}")
-        version, fingerprint = state["version"], state["fingerprint"]
-        if version != STATE_VERSION:
-            raise InvalidInputError(f"state: has version {shown(version)}, expected {STATE_VERSION}; {remedy}")
-        if not isinstance(fingerprint, str):
-            raise InvalidInputError(f"state: has fingerprint {shown(fingerprint)}; {remedy}")
-        if fingerprint != self._description.fingerprint:
-            raise ForeignDataError(
-                f"state: belongs to data with fingerprint {fingerprint}, but {location} has "
-                f"{self._description.fingerprint}; resume with the run that it was saved from"
-            )
-        return self.check_step("next_step of state", state["next_step"])
+
+def check_state(state: Mapping[str, Any], description: RunDescription, location: str, *, place: str = "state") -> int:
+    """The step at which a saved state continues in a run. `location` names the run's source in messages.
+
+    Raises InvalidInputError for what is not a state or is past the end of the run, ForeignDataError where the batches
+    before its step are not those of the run.
+    """
+    remedy = f"pass what state_dict() returned, with {', '.join(KEYS[:-1])} and {KEYS[-1]}"
+    if not isinstance(state, Mapping):
+        raise InvalidInputError(f"{place}: is {type(state).__name__}, not a mapping; {remedy}")
+    version = state.get("version")
+    if version == 1 and not isinstance(version, bool):
+        raise ForeignDataError(
+            f"{place}: {other_order_version(1)}; finish that training with the version that began it, or start again"
+        )
+    if version is not None and version != STATE_VERSION:
+        raise InvalidInputError(f"{place}: has version {shown(version)}, expected {STATE_VERSION}; {remedy}")
+    if not set(KEYS) <= set(state):
+        raise InvalidInputError(f"{place}: has only the keys {sorted(map(str, state))}; {remedy}")
+    for key in ("fingerprint", "prefix_fingerprint"):
+        if not isinstance(state[key], str):
+            raise InvalidInputError(f"{place}: has {key} {shown(state[key])}; {remedy}")
+    step = whole_number(f"next_step of {place}", state["next_step"], at_least=0)
+    total = description.total_steps
+    if step > total:
+        raise InvalidInputError(
+            f"{place}: is at step {step}, past the end of run '{description.name}' of {location}, which has {total} "
+            f"steps; resume with a run of at least {step} steps"
+        )
+    prefix = description.prefix_fingerprint(step)
+    if state["prefix_fingerprint"] != prefix:
+        raise ForeignDataError(
+            f"{place}: belongs to data with fingerprint {state['fingerprint']}, whose first {step} steps have prefix "
+            f"fingerprint {state['prefix_fingerprint']}, but {location} has {description.fingerprint}, whose first "
+            f"{step} steps have {prefix}; resume with the run that it was saved from, of which only later steps may be "
+            "changed"
+        )
+    return step
 
 
 def _is_digest(value: Any) -> bool:

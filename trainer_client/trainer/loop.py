@@ -81,7 +81,7 @@ class Trainer:
         self._trained: nn.Module
         """What is called with a batch: the wrapped model, in DistributedDataParallel where there are several ranks."""
         try:
-            self._folder.claim(self._description.fingerprint, group)
+            self._folder.claim(self._description, group)
             self._prepare(accept_changes)
         except BaseException:
             self.close()
@@ -113,9 +113,15 @@ class Trainer:
     def _prepare(self, accept_changes: bool) -> None:
         """Model, optimizer and evaluation, new or from the newest checkpoint."""
         config, group, description = self._config, self._group, self._description
-        self._hyperparameters = hyperparameters(config, description.total_steps)
         newest = self._checkpoints.newest()
+        if newest is not None and config.warmup_steps is None:
+            # The default depends on the run's length. A run that was extended keeps the warm-up that it has begun with.
+            config = config.model_copy(update={"warmup_steps": newest.state.hyperparameters.get("warmup_steps")})
+        self._hyperparameters = hyperparameters(config, description.total_steps)
+        self._run_before: str | None = None
+        """Fingerprint of the run that the newest checkpoint was saved in."""
         if newest is not None:
+            self._run_before = newest.state.stream["fingerprint"]
             digest = newest.state.digest_of(group.rank, group.world_size)
             self._stream.load_state_dict(newest.state.stream, digest=digest)
             if not accept_changes:
@@ -165,7 +171,7 @@ class Trainer:
             show_progress=self._show_progress,
         )
         with self._recorder, stop_on_signal() as stop:
-            self._recorder.start(sum(parameter.numel() for parameter in self._model.parameters()))
+            self._recorder.start(sum(parameter.numel() for parameter in self._model.parameters()), self._run_before)
             if first_step == 0:
                 self._evaluate(0)
             for step in range(first_step, total_steps):

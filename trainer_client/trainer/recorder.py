@@ -81,11 +81,21 @@ class Recorder:
         """Of the latest evaluation in this process."""
         return self._held_out_loss
 
-    def start(self, num_parameters: int) -> None:
-        """Say what is trained on what."""
+    def start(self, num_parameters: int, run_before: str | None) -> None:
+        """Say what is trained on what.
+
+        `run_before` is the fingerprint that the run had when the checkpoint was saved. It is another one where the run
+        was extended, or changed after that step.
+        """
         description, step = self._description, self._first_step
         event = "resume" if step else "start"
-        self._write(event, step, fingerprint=description.fingerprint, world_size=self._group.world_size)
+        fingerprint = description.fingerprint
+        changed = {} if run_before in (None, fingerprint) else {"fingerprint_before": run_before}
+        self._write(event, step, fingerprint=fingerprint, **changed, world_size=self._group.world_size)
+        if changed:
+            self._progress.say(
+                f"the run was changed after step {step}: fingerprint {run_before} before, {fingerprint} now"
+            )
         self._progress.say(
             f"{event} at step {step} of {description.total_steps}: run {description.name}, {num_parameters:,} "
             f"parameters, {self._group.world_size} x {self._group.device.type}, into {self._output}"

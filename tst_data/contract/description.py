@@ -6,18 +6,20 @@ three sources.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
-from tst_data.configuration import Frozen
+from tst_data.configuration import Frozen, shown
 from tst_data.contract.bags import BagGeometry, Superpose
-from tst_data.errors import NotFoundError
+from tst_data.contract.identity import PHASE_KEYS, batches_fingerprint
+from tst_data.errors import DamagedDataError, ForeignDataError, NotFoundError
 
-__all__ = ["ORDER_VERSION", "PhaseDescription", "RunDescription", "phase_of_step"]
+__all__ = ["ORDER_VERSION", "PhaseDescription", "RunDescription", "other_order_version", "phase_of_step"]
 
-ORDER_VERSION = 1
+ORDER_VERSION = 2
 """Version of the rules by which windows are drawn; it is part of each run's fingerprint. Another order, even by one
 byte of one run, needs another version."""
 
@@ -45,6 +47,8 @@ class PhaseDescription(_Description):
     """Latent positions of a sequence (L)."""
     batch_size: int
     """Sequences of a step, over all ranks (B)."""
+    weights: tuple[int, ...]
+    """Windows of each dataset in 1,000, in the order of the datasets; 0 for none."""
     window_length: int
     """Tokens of one window (A + a)."""
     tokens: int
@@ -64,7 +68,10 @@ class PhaseDescription(_Description):
 
 
 class RunDescription(_Description):
-    """A run as its fingerprint identifies it: specification, phases, totals, and how its tokens are to be read."""
+    """A run as its fingerprint identifies it: specification, phases, totals, and how its tokens are to be read.
+
+    The description of a run of another order version is refused with ForeignDataError, whatever else it holds.
+    """
 
     name: str
     """Name of the run, part of its URL."""
@@ -72,6 +79,8 @@ class RunDescription(_Description):
     """Identity of all batches of the run, 64 hex digits."""
     order_version: int
     """Version of the rules by which windows are drawn."""
+    dataset_fingerprints: tuple[str, ...]
+    """Identity of each dataset, in the run's order."""
     specification: dict[str, Any]
     """The run file with every default filled in."""
     phases: tuple[PhaseDescription, ...]
@@ -87,9 +96,47 @@ class RunDescription(_Description):
     end_of_text_id: int
     """Token that closes each document."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_order_version(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and content.get("order_version", ORDER_VERSION) != ORDER_VERSION:
+            raise ForeignDataError(other_order_version(content["order_version"]))  # the caller adds place and remedy
+        return content
+
     def phase(self, step: int) -> PhaseDescription:
         """The phase that a step belongs to; NotFoundError past the end of the run."""
         return phase_of_step(self.phases, step, self.name)
+
+    def prefix_fingerprint(self, num_steps: int) -> str:
+        """Identity of the first `num_steps` batches, 64 hex digits; `contract/identity` says what it is good for."""
+        return batches_fingerprint(
+            order_version=self.order_version,
+            datasets=self.dataset_fingerprints,
+            seed=self.specification["seed"],
+            shuffle_group=self.specification["shuffle_group"],
+            phases=({key: getattr(phase, key) for key in PHASE_KEYS} for phase in self.phases),
+            num_steps=num_steps,
+        )
+
+    def check_identity(self) -> None:
+        """Raise DamagedDataError unless the fingerprint is that of the rest of the description."""
+        try:
+            found = self.prefix_fingerprint(self.total_steps)
+        except (KeyError, TypeError):
+            found = "none"
+        if found != self.fingerprint:
+            raise DamagedDataError(
+                f"the description of run '{self.name}' contradicts itself: its fingerprint is {self.fingerprint}, but "
+                f"its phases and datasets have {found}"
+            )
+
+
+def other_order_version(version: object) -> str:
+    """What is wrong with a run of another order version."""
+    return (
+        f"was drawn in order version {shown(version)}, but this version of the package draws in order version "
+        f"{ORDER_VERSION}"
+    )
 
 
 def phase_of_step(phases: Sequence[PhaseDescription], step: int, run: str) -> PhaseDescription:
@@ -97,9 +144,7 @@ def phase_of_step(phases: Sequence[PhaseDescription], step: int, run: str) -> Ph
 
     Raises NotFoundError, naming the run, for a step past its end.
     """
-    if step >= 0:
-        for phase in phases:
-            if step < phase.end_step:
-                return phase
     num_steps = phases[-1].end_step
+    if 0 <= step < num_steps:
+        return phases[bisect_right(phases, step, key=lambda phase: phase.first_step) - 1]
     raise NotFoundError(f"run '{run}': has no step {step}; choose 0 to {num_steps - 1}")

@@ -71,6 +71,11 @@ class Dataset:
         return self.manifest.fingerprint
 
     @property
+    def shard_hashes(self) -> NDArray[np.uint8]:
+        """sha256 of each shard's tokens in stream order, (num_shards, 32)."""
+        return self._table.hashes
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all shard files."""
         return int(self._table.num_bytes.sum())

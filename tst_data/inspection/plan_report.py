@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from tst_data.configuration import Frozen
 from tst_data.contract.description import PhaseDescription
+from tst_data.plan.dataset_checks import overlaps
 from tst_data.plan.plan import Plan
 from tst_data.plan.schedule import DatasetUse
 
@@ -85,16 +88,16 @@ class PlanReport(Frozen):
     phases: list[PhaseReport]
     """The phases in order."""
     warnings: list[str]
-    """What the author may not have intended: repeated data, or many skipped tokens."""
+    """What the author may not have intended: repeated data, shards in two datasets, or many skipped tokens."""
 
 
 def report_plan(plan: Plan, *, step_seconds: float) -> PlanReport:
     """The figures of a run, with the rates that a trainer asks for if a step takes it `step_seconds`."""
     uses = plan.schedule.uses()
-    phases = [
-        _report_phase(plan, phase, [use for use in uses if use.phase == phase.phase], step_seconds)
-        for phase in plan.phases
-    ]
+    of_phase: dict[int, list[DatasetUse]] = defaultdict(list)
+    for use in uses:
+        of_phase[use.phase].append(use)
+    phases = [_report_phase(plan, phase, of_phase[phase.phase], step_seconds) for phase in plan.phases]
     return PlanReport(
         run=plan.run.name,
         fingerprint=plan.fingerprint,
@@ -104,7 +107,7 @@ def report_plan(plan: Plan, *, step_seconds: float) -> PlanReport:
         total_latent_positions=sum(phase.latent_positions for phase in phases),
         total_passed_over=sum(phase.passed_over for phase in phases),
         phases=phases,
-        warnings=[warning for use in uses for warning in _warnings(plan, use)],
+        warnings=[*_overlap_warnings(plan), *(warning for use in uses for warning in _warnings(plan, use))],
     )
 
 
@@ -137,6 +140,16 @@ def _report_phase(plan: Plan, phase: PhaseDescription, uses: list[DatasetUse], s
             for use in uses
         ],
     )
+
+
+def _overlap_warnings(plan: Plan) -> list[str]:
+    paths = [dataset.path for dataset in plan.specification.datasets]
+    return [
+        f"dataset '{paths[overlap.second]}': {overlap.shards:,} of its {plan.datasets[overlap.second].num_shards:,} "
+        f"shards ({overlap.tokens:,} tokens) are in dataset '{paths[overlap.first]}' too, and are read from both; "
+        "leave them out of one"
+        for overlap in overlaps(plan.datasets)
+    ]
 
 
 def _warnings(plan: Plan, use: DatasetUse) -> list[str]:

@@ -22,7 +22,7 @@ from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.contract.shares import share_of_rank
 from tst_data.dataset.shard_reader import ShardFiles, default_map_cache
 from tst_data.dataset.shard_table import PIECE_BYTES
-from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
+from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError
 from tst_data.materialized.layout import FORMAT_VERSION, RUN_FILE_NAME, MaterializedRun, MaterializedShard, row_dtype
 
 __all__ = ["MaterializedFolder", "open_materialized"]
@@ -33,7 +33,8 @@ _AGAIN = "materialize the run again"
 def open_materialized(path: str | os.PathLike[str]) -> MaterializedFolder:
     """Open a folder that `tst-data materialize` made.
 
-    Raises NotFoundError, InvalidInputError (not a materialized run) or DamagedDataError (its `run.json` changed).
+    Raises NotFoundError, InvalidInputError (not a materialized run), DamagedDataError (its `run.json` changed) or
+    ForeignDataError (drawn in another order version: no position in it could be compared with one of this version).
     """
     folder = Path(os.path.abspath(path))
     file = folder / RUN_FILE_NAME
@@ -49,11 +50,17 @@ def open_materialized(path: str | os.PathLike[str]) -> MaterializedFolder:
         raise InvalidInputError(
             f"{file}: is not the run.json of a materialized run: {validation_message(error)}; materialize the run again"
         ) from None
+    except ForeignDataError as error:
+        raise ForeignDataError(f"{file}: {error}; read it with the version that made it, or {_AGAIN}") from None
     if run.format_version != FORMAT_VERSION:
         raise InvalidInputError(
             f"{file}: has format version {run.format_version}, this program reads {FORMAT_VERSION}; use the version of "
             "tst-data that wrote it, or materialize the run again"
         )
+    try:
+        run.description.check_identity()
+    except DamagedDataError as error:
+        raise DamagedDataError(f"{file}: {error}; {_AGAIN}") from None
     _check_layout(file, run)
     return MaterializedFolder(folder, run)
 

@@ -108,6 +108,8 @@ def _refuse_other(out: Path, description: RunDescription) -> None:
         there = MaterializedRun.model_validate_json((out / RUN_FILE_NAME).read_bytes()).description
     except (OSError, ValidationError):
         raise InvalidInputError(f"{out}: exists and is not a materialized run; choose another --out") from None
+    except ForeignDataError as error:
+        raise ForeignDataError(f"{out}: holds a run that {error}; choose another --out") from None
     if there.fingerprint != description.fingerprint:
         raise ForeignDataError(
             f"{out}: holds run '{there.name}' with fingerprint {there.fingerprint}, not '{description.name}' with "

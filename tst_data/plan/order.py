@@ -1,6 +1,6 @@
 """One dataset's windows, epoch after epoch and phase after phase, as arithmetic.
 
-In each epoch a keyed permutation puts the shards in a new order, and `shuffle_group` neighbors form a group. The phase
+In each epoch a keyed permutation puts the shards in a new order, and neighbors form groups of equal size. The phase
 that begins a group cuts all of it into windows and draws them by a keyed bijection. A later phase takes the windows of
 that group that were not drawn, cuts each of them into windows of its own and draws those in a new order; the groups
 after it are cut from whole shards. Nothing here depends on how many windows a phase will draw in the end, so a run can
@@ -62,6 +62,8 @@ class Pool:
     """Pool of leftovers: how many of the parent's windows were drawn."""
     cuts: int = 1
     """Pool of leftovers: into how many windows each of the parent's windows is cut."""
+    num_phases: int = 1
+    """Phases that draw from the group up to this one. Finding a window costs one bijection for each."""
 
     def first_tokens(self, ordinals: Ints) -> Ints:
         """First token in the token stream of windows drawn from this pool; ordinal 0 is drawn first."""
@@ -100,7 +102,8 @@ class DatasetOrder:
     """The keyed order of one dataset's shards: what all phases of a run share.
 
     `shard_tokens` holds the tokens of each shard in stream order. `dataset` is the index in the run, `shuffle_group`
-    the number of shards of a group, or None for all of them.
+    the largest number of shards of a group, or None for all of them. The groups of an epoch are equal to within one
+    shard: 65 shards at 64 give groups of 32 and 33, because a last group of one would not be shuffled at all.
     """
 
     def __init__(self, shard_tokens: Ints, *, seed: int, dataset: int, shuffle_group: int | None) -> None:
@@ -109,11 +112,12 @@ class DatasetOrder:
         self.num_tokens = int(shard_tokens.sum())
         self.seed = seed
         self.dataset = dataset
-        self.group_size = min(shuffle_group or len(shard_tokens), len(shard_tokens))
-        self.num_groups = -(-len(shard_tokens) // self.group_size)
+        self.num_groups = -(-len(shard_tokens) // (shuffle_group or len(shard_tokens)))
+        self.group_begins = np.arange(self.num_groups + 1) * len(shard_tokens) // self.num_groups
+        """Shards of an epoch before each group, shape (groups + 1,)."""
         self.shards_of_epoch = lru_cache(maxsize=NUM_EPOCHS_KEPT)(self._shards_of_epoch)
         self.cut_epoch = lru_cache(maxsize=NUM_EPOCHS_KEPT)(self._cut_epoch)
-        num_pools_kept = max(2, min(NUM_POOLS_KEPT, MAX_POOL_SHARDS_KEPT // self.group_size))
+        num_pools_kept = max(2, min(NUM_POOLS_KEPT, MAX_POOL_SHARDS_KEPT * self.num_groups // len(shard_tokens)))
         self.pool = lru_cache(maxsize=num_pools_kept)(self._pool)
 
     def key(self, purpose: str, epoch: int, phase: int = 0, group: int = 0) -> Key:
@@ -125,7 +129,7 @@ class DatasetOrder:
 
     def _cut_epoch(self, epoch: int, geometry: BagGeometry) -> EpochCut:
         tokens = self.shard_tokens[self.shards_of_epoch(epoch)]
-        begins = np.arange(0, len(tokens), self.group_size)
+        begins = self.group_begins[:-1]
         return EpochCut(
             first_window=_sums_before(np.add.reduceat(geometry.num_windows(tokens), begins)),
             first_token=_sums_before(np.add.reduceat(tokens, begins)),
@@ -133,7 +137,7 @@ class DatasetOrder:
 
     def _pool(self, epoch: int, group: int, phase: int, geometry: BagGeometry) -> Pool:
         """All windows of a group, cut from whole shards."""
-        shards = self.shards_of_epoch(epoch)[group * self.group_size : (group + 1) * self.group_size]
+        shards = self.shards_of_epoch(epoch)[self.group_begins[group] : self.group_begins[group + 1]]
         first_window = _sums_before(geometry.num_windows(self.shard_tokens[shards]))
         return Pool(
             size=int(first_window[-1]),
@@ -171,12 +175,12 @@ class PhaseWalk:
         self.phase = phase
         self.geometry = geometry
         self.start = start
-        self.windows_per_epoch = int(geometry.num_windows(order.shard_tokens).sum())
         self._leftovers = self._cut_leftovers()
         self._in_leftovers = self._leftovers.size if self._leftovers else 0
         cut = order.cut_epoch(start.epoch, geometry)
+        self.windows_per_epoch = int(cut.first_window[-1])
         self._before_start = int(cut.first_window[start.group])
-        self._in_first_epoch = self._in_leftovers + int(cut.first_window[-1]) - self._before_start
+        self._in_first_epoch = self._in_leftovers + self.windows_per_epoch - self._before_start
 
     def _cut_leftovers(self) -> Pool | None:
         """The begun group as this phase draws it: its windows that are left, cut into windows of this phase."""
@@ -185,8 +189,8 @@ class PhaseWalk:
             return None
         A, a = begun.geometry.advance, begun.geometry.lookahead
         # The cuts must fit into the window with their lookahead, and their inputs into its inputs: the tokens after
-        # those are inputs of another window.
-        cuts = min(A // self.geometry.advance, (A + a - self.geometry.lookahead) // self.geometry.advance)
+        # those are inputs of another window. A lookahead longer than the whole window leaves room for less than none.
+        cuts = max(0, min(A, A + a - self.geometry.lookahead) // self.geometry.advance)
         return Pool(
             size=(begun.size - self.start.drawn) * cuts,
             geometry=self.geometry,
@@ -194,6 +198,7 @@ class PhaseWalk:
             parent=begun,
             parent_drawn=self.start.drawn,
             cuts=cuts,
+            num_phases=begun.num_phases + 1,
         )
 
     def first_tokens(self, first_window: int, num_windows: int) -> Ints:
@@ -245,6 +250,11 @@ class PhaseWalk:
         if last.group + 1 == self.order.num_groups:
             return DatasetPosition(last.epoch + 1)
         return DatasetPosition(last.epoch, last.group + 1)
+
+    @property
+    def phases_in_first_group(self) -> int:
+        """Phases that draw from the group of this phase's first window, up to this one."""
+        return self._leftovers.num_phases if self._leftovers and self._in_leftovers else 1
 
     def passed_over_at_switch(self) -> int:
         """Tokens of the begun group that do not divide into this phase's windows, if it draws any."""

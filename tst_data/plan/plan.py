@@ -16,9 +16,9 @@ import numpy as np
 from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
 from tst_data.contract.description import ORDER_VERSION, PhaseDescription, RunDescription
 from tst_data.contract.shares import share_of_rank
-from tst_data.dataset.manifest import Manifest
 from tst_data.dataset.reader import Dataset, open_dataset
-from tst_data.errors import ForeignDataError, InvalidInputError, TSTError
+from tst_data.errors import TSTError
+from tst_data.plan.dataset_checks import check_datasets
 from tst_data.plan.schedule import Schedule, Windows
 from tst_data.run.run_file import Run
 from tst_data.run.specification import RunSpecification
@@ -41,7 +41,7 @@ class Plan:
             for number, path in enumerate(run.dataset_paths()):
                 with _errors_at(f"{run.place}: 'datasets.{number}.path'"):
                     self.datasets += (open_dataset(path),)
-            _check_datasets(run, self.datasets)
+            check_datasets(run, self.datasets)
             with _errors_at(run.place):
                 self.schedule = Schedule(run.specification, [dataset.shard_tokens for dataset in self.datasets])
         except BaseException:
@@ -104,6 +104,7 @@ class Plan:
             name=self.run.name,
             fingerprint=self.fingerprint,
             order_version=ORDER_VERSION,
+            dataset_fingerprints=tuple(dataset.fingerprint for dataset in self.datasets),
             specification=self.specification.canonical(),
             phases=self.phases,
             total_steps=self.num_steps,
@@ -134,36 +135,3 @@ def _errors_at(place: str) -> Iterator[None]:
         yield
     except TSTError as error:
         raise type(error)(f"{place}: {error}") from None
-
-
-def _check_datasets(run: Run, datasets: tuple[Dataset, ...]) -> None:
-    """Refuse datasets that cannot be in one run."""
-    first = datasets[0].manifest
-    seen: dict[str, int] = {}
-    for number, (reference, dataset) in enumerate(zip(run.specification.datasets, datasets, strict=True)):
-        place, manifest = f"{run.place}: 'datasets.{number}.path': dataset '{reference.path}'", dataset.manifest
-        if reference.revision not in (None, dataset.fingerprint):
-            raise ForeignDataError(
-                f"{run.place}: 'datasets.{number}.revision': dataset '{reference.path}' has fingerprint "
-                f"{dataset.fingerprint}, but the run asks for revision {reference.revision}; give the right folder, or "
-                "change the revision"
-            )
-        if dataset.fingerprint in seen:
-            raise InvalidInputError(
-                f"{place}: is the same as 'datasets.{seen[dataset.fingerprint]}.path'; name each dataset once, and set "
-                "its weight"
-            )
-        seen[dataset.fingerprint] = number
-        if dataset.num_shards == 0 or dataset.num_tokens == 0:
-            raise InvalidInputError(f"{place}: holds no tokens; convert some documents first")
-        if _tokens_of(manifest) != _tokens_of(first):
-            raise InvalidInputError(
-                f"{place}: was made with another tokenizer ({manifest.tokenizer.name}, vocabulary "
-                f"{manifest.vocabulary_size:,}) than 'datasets.0.path' ({first.tokenizer.name}, vocabulary "
-                f"{first.vocabulary_size:,}); convert both with the same one"
-            )
-
-
-def _tokens_of(manifest: Manifest) -> tuple[str, int, int]:
-    """What must be equal, so that an id means the same in two datasets."""
-    return manifest.tokenizer.hash, manifest.end_of_text_id, manifest.vocabulary_size

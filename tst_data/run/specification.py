@@ -2,13 +2,11 @@
 
 The canonical form has every default filled in and is itself a run file. The fingerprint hashes what determines the
 batches: the canonical form without the run's name, with the datasets' fingerprints instead of their paths, and with the
-weights as the thousandths that the mixture uses.
+weights as the thousandths that the mixture uses. `contract/identity` defines it, for the first steps of a run too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -18,6 +16,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from tst_data.configuration import Frozen
 from tst_data.contract.bags import BagGeometry, Superpose
 from tst_data.contract.description import ORDER_VERSION
+from tst_data.contract.identity import batches_fingerprint
 from tst_data.errors import InvalidInputError
 from tst_data.run.weights import thousandths
 
@@ -87,7 +86,8 @@ class RunSpecification(Frozen):
     seed: Annotated[int, Field(strict=True, ge=0, lt=1 << 64)] = 0
     """Seed of the order in which windows are drawn."""
     shuffle_group: Count | Literal["all"] = 64
-    """Shards that are shuffled together, or `all`. More shuffle better and keep more shards in use at once."""
+    """Shards that are shuffled together, at most, or `all`: groups of an epoch are equal to within one shard. More
+    shuffle better and keep more shards in use at once."""
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
     """The phases in order. Steps count from 0 through all of them."""
 
@@ -183,14 +183,21 @@ class RunSpecification(Frozen):
 
     def fingerprint(self, dataset_fingerprints: Sequence[str]) -> str:
         """SHA-256 (64 hex digits) of what determines every batch, over these datasets in order."""
+        return self._fingerprint(dataset_fingerprints, None)
+
+    def prefix_fingerprint(self, dataset_fingerprints: Sequence[str], num_steps: int) -> str:
+        """The same of what determines the first `num_steps` batches: runs in which it is equal share them."""
+        return self._fingerprint(dataset_fingerprints, num_steps)
+
+    def _fingerprint(self, dataset_fingerprints: Sequence[str], num_steps: int | None) -> str:
         phases = self.canonical()["phases"]
         for index, phase in enumerate(phases):
             phase["weights"] = list(thousandths(self.phase_weights(index)))
-        identity = {
-            "order_version": ORDER_VERSION,
-            "datasets": list(dataset_fingerprints),
-            "seed": self.seed,
-            "shuffle_group": self.shuffle_group,
-            "phases": phases,
-        }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return batches_fingerprint(
+            order_version=ORDER_VERSION,
+            datasets=dataset_fingerprints,
+            seed=self.seed,
+            shuffle_group=self.shuffle_group,
+            phases=phases,
+            num_steps=num_steps,
+        )
