@@ -41,8 +41,11 @@ class Tokenizer(ABC):
     end_of_text: str
     """The end-of-text token as `decode` writes it."""
     end_of_text_id: int
-    reserved_ids: frozenset[int]
-    """The ids that no text may give: end-of-text and the other special tokens, but not the unknown token."""
+
+    @property
+    @abstractmethod
+    def reserved_ids(self) -> frozenset[int]:
+        """The ids that no text may give: end-of-text and the other special tokens, but not the unknown token."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The ids of each text, with nothing added."""

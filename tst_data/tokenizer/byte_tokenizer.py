@@ -30,8 +30,10 @@ class ByteTokenizer(DefinedTokenizer):
     vocabulary_size = _END_OF_TEXT_ID + 1
     end_of_text = "<|endoftext|>"
     end_of_text_id = _END_OF_TEXT_ID
-    reserved_ids: frozenset[int] = frozenset()
-    """Nothing to check: a byte is below 256."""
+
+    @property
+    def reserved_ids(self) -> frozenset[int]:
+        return frozenset()  # nothing to check: a byte is below 256
 
     def encode_and_count(self, texts: Sequence[str]) -> tuple[list[NDArray[np.uint32]], list[int]]:
         encoded = [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32) for text in texts]

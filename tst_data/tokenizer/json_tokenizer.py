@@ -3,7 +3,7 @@
 It runs without the truncation, padding, dropout and special tokens that the file asks for: text that contains
 `<|endoftext|>` stays text, only the ids of the text come out, and two encodings of one text are equal. Texts are
 encoded with a copy of the definition in which no text can spell a special token (`working_copy`), and decoded with the
-definition itself. Each is built when it is first needed: a server never encodes.
+definition itself. The copy is made when it is first needed: a server never encodes.
 
 The hash is taken from the JSON as it was found, and not as the installed library would write it, because library
 versions differ in that.
@@ -28,6 +28,7 @@ from tst_data.errors import InvalidInputError
 from tst_data.tokenizer.base import CONFIG_NAME, DefinedTokenizer
 from tst_data.tokenizer.working_copy import (
     is_lossless,
+    needs_other_names,
     new_prefix,
     special_tokens,
     unknown_token,
@@ -78,9 +79,6 @@ class JSONTokenizer(DefinedTokenizer):
             [self._definition, self.end_of_text_id], sort_keys=True, separators=(",", ":"), ensure_ascii=False
         )
         self.hash = hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
-        self._special = special_tokens(self._definition, self.end_of_text)
-        reserved = self._special - {unknown_token(self._definition["model"])} | {self.end_of_text}
-        self.reserved_ids = frozenset(vocabulary[token] for token in reserved if token in vocabulary)
 
     def encode_and_count(self, texts: Sequence[str]) -> tuple[list[NDArray[np.uint32]], list[int]]:
         ids, counting, unknown_id = self._encoder
@@ -104,7 +102,19 @@ class JSONTokenizer(DefinedTokenizer):
         return self._definition
 
     @cached_property
+    def reserved_ids(self) -> frozenset[int]:
+        reserved = self._special - {unknown_token(self._definition["model"])} | {self.end_of_text}
+        found = (self._decoder.token_to_id(token) for token in reserved)
+        return frozenset(token for token in found if token is not None)
+
+    @cached_property
+    def _special(self) -> frozenset[str]:
+        return special_tokens(self._definition, self.end_of_text)
+
+    @cached_property
     def _encoder(self) -> _Encoder:
+        if is_lossless(self._definition) and not needs_other_names(self._definition, self._special):
+            return _Encoder(self._decoder, self._decoder, None)
         prefix = new_prefix()
         working = without_special_names(self._definition, self._special, prefix)
         ids = _build(working, self.name)

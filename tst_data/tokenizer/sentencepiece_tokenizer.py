@@ -54,8 +54,6 @@ class SentencePieceTokenizer(Tokenizer):
             "model": hashlib.sha256(model).hexdigest(),
         }
         self.hash = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-        self._control = {token for token in range(self.vocabulary_size) if self._decoder.is_control(token)}
-        self.reserved_ids = frozenset(self._control | {self.end_of_text_id})
 
     def encode_and_count(self, texts: Sequence[str]) -> tuple[list[NDArray[np.uint32]], list[int]]:
         unknown_id = self._encoder.unk_id()
@@ -80,8 +78,13 @@ class SentencePieceTokenizer(Tokenizer):
         return {MODEL_NAME: self._model, CONFIG_NAME: json_file(config)}
 
     @cached_property
+    def reserved_ids(self) -> frozenset[int]:
+        control = (token for token in range(self.vocabulary_size) if self._decoder.is_control(token))
+        return frozenset((*control, self.end_of_text_id))
+
+    @cached_property
     def _encoder(self) -> Any:
-        if self.end_of_text_id in self._control:
+        if self._decoder.is_control(self.end_of_text_id):
             return self._decoder
         return _load(_as_control_symbol(self._model, self.end_of_text_id), self.name)
 

@@ -20,6 +20,7 @@ from tst_data.tokenizer.byte_tokenizer import byte_level_characters
 
 __all__ = [
     "is_lossless",
+    "needs_other_names",
     "new_prefix",
     "special_tokens",
     "unknown_token",
@@ -52,17 +53,16 @@ def special_tokens(definition: Mapping[str, Any], end_of_text: str) -> frozenset
     ordinary added token. An ordinary added token is meant to be found in the text.
     """
     model, added = definition["model"], definition.get("added_tokens") or []
-    made = {_product(pair, model) for pair in _merges(model)}
-    ordinary = {token["content"] for token in added if not token.get("special")}
-    entries = set(_entries(model))
+    special = {end_of_text, *(token["content"] for token in added if token.get("special"))}
+    special.update(_inserted(definition.get("post_processor") or {}))
     unknown = unknown_token(model)
-    return frozenset(
-        {end_of_text}
-        | {token["content"] for token in added if token.get("special")}
-        | set(_inserted(definition.get("post_processor") or {}))
-        | ({unknown} if unknown is not None else set())
-        | ((_USUAL_SPECIAL_TOKENS & entries) - made - ordinary)
-    )
+    if unknown is not None:
+        special.add(unknown)
+    usual = _USUAL_SPECIAL_TOKENS.intersection(_entries(model)) - special
+    usual -= {token["content"] for token in added}
+    if usual:
+        usual -= {_product(pair, model) for pair in _merges(model)}
+    return frozenset(special | usual)
 
 
 def unknown_token(model: Mapping[str, Any]) -> str | None:
@@ -72,6 +72,25 @@ def unknown_token(model: Mapping[str, Any]) -> str | None:
         return str(vocabulary[number][0]) if isinstance(number, int) and 0 <= number < len(vocabulary) else None
     token = model.get("unk_token")
     return token if isinstance(token, str) and token in model["vocab"] else None
+
+
+def needs_other_names(definition: Mapping[str, Any], special: Set[str]) -> bool:
+    """Whether a text could give a special token if they kept their names.
+
+    It could not where the model is a BPE that reaches a longer entry by merges alone, and no merge makes a special
+    token. GPT-2's tokenizer and trained ones are of this kind, and need no copy, which takes 0.3 s to make.
+    """
+    model = definition["model"]
+    if "merges" not in model or model.get("ignore_merges"):
+        return True
+    decorated = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
+    found_in_text = {token["content"] for token in definition.get("added_tokens") or [] if not token.get("special")}
+    return bool(
+        decorated
+        or any(len(token) == 1 for token in special)
+        or special & found_in_text
+        or any(_product(pair, model) in special for pair in _merges(model))
+    )
 
 
 def without_special_names(definition: Mapping[str, Any], special: Set[str], prefix: str) -> dict[str, Any]:
