@@ -167,7 +167,7 @@ def test_the_counts_of_an_interrupted_conversion_are_those_of_all_documents(
     commits: int,
     shard_tokens: int,
 ) -> None:
-    """It stops at a commit, the last time between the last two of a dataset; the manifest is the same to the last byte."""
+    """It stops at a commit, the last time between the last two of a dataset; every file has the same bytes."""
     texts = ["tokens of a shard " * (number % 50) + "ж" * (number % 3) for number in range(220)]
     source = write_texts(tmp_path / "a.jsonl", texts)
     options = (source, "--tokenizer", unigram, "--shard-tokens", shard_tokens, "--validation", "10%", "--max-lost", 1)

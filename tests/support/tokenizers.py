@@ -70,6 +70,7 @@ def byte_level_ignoring_merges() -> dict[str, Any]:
     """The shape of Llama 3: a word that is an entry is taken as it is. Here without marks on the special entries."""
     definition = _saved(_byte_level())
     definition["model"]["ignore_merges"] = True
+    definition["pre_tokenizer"]["use_regex"] = False
     definition["added_tokens"] = []
     return definition
 
@@ -77,6 +78,7 @@ def byte_level_ignoring_merges() -> dict[str, Any]:
 def byte_level_with_merges_of_special() -> dict[str, Any]:
     """Trained on text with tags: merges make `</s>`, and then `</s>` with the letter a."""
     definition = _saved(_byte_level())
+    definition["pre_tokenizer"]["use_regex"] = False
     model = definition["model"]
     for first, second in (("<", "/"), ("</", "s"), ("</s", ">"), ("</s>", "a")):
         model["vocab"].setdefault(first + second, max(model["vocab"].values()) + 1)
