@@ -22,7 +22,7 @@ _UsageError: Any = typer.BadParameter.__base__
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 """The option `--json` of a command."""
 
-_PACKAGES_OF_CONVERT = {"huggingface_hub", "streaming", "tokenizers", "zstandard"}
+_PACKAGES_OF_CONVERT = {"huggingface_hub", "sentencepiece", "streaming", "tokenizers", "zstandard"}
 """Packages of the extra `convert` that the commands import where they use them."""
 
 

@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from tests.support.conversion import (
     CommandLine,
     check_refused,
     hashes_of,
 )
+from tst_data.dataset.manifest import load_manifest, write_manifest
 from tst_data.dataset.writer import DatasetWriter
 
 
@@ -50,6 +52,58 @@ def test_an_interrupted_conversion_is_not_mixed_with_another(
         check_refused(convert(corpus, out), r"another process is converting to it")
     assert convert(corpus, "--lines", "--restart", out).code == 0
     assert not staging.exists()
+
+
+def test_another_version_of_the_library_does_not_write_the_rest(
+    tmp_path: Path, corpus: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "out", ("--tokenizer", "train:300", "--shard-tokens", 4096)
+    assert convert(corpus, *options, tmp_path / "whole").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("tokenizers.__version__", "0.20.9")
+        patch.setattr("tst_data.conversion.split_writer.DatasetWriter.finish", interrupt)
+        assert convert(corpus, *options, out).code == 130
+    now = f"tokenizers {tokenizers.__version__}"
+    check_refused(
+        convert(corpus, *options, out),
+        rf"interrupted conversion with encoder 'tokenizers 0\.20\.9' instead of '{now}'; install that version "
+        r"to resume it, or --restart to discard it$",
+    )
+    assert convert(corpus, *options, "--restart", "--json", out).json["encoder"] == now
+    assert load_manifest(out).made["encoder"] == now
+    assert load_manifest(out).fingerprint == load_manifest(tmp_path / "whole").fingerprint
+
+
+def test_a_finished_dataset_stays_finished_when_the_library_is_updated(
+    tmp_path: Path, corpus: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "out", ("--tokenizer", "train:300")
+    with monkeypatch.context() as patch:
+        patch.setattr("tokenizers.__version__", "0.20.9")
+        first = convert(corpus, *options, "--json", out).json
+    before = hashes_of(out)
+    again = convert(corpus, *options, out)
+    assert again.code == 0
+    assert "nothing to do: this conversion was finished before, with tokenizers 0.20.9\n" in again.output
+    assert hashes_of(out) == before
+    report = convert(corpus, *options, "--json", out).json
+    assert (report["already_done"], report["encoder"]) == (True, "tokenizers 0.20.9")
+    assert report["fingerprint"] == first["fingerprint"]
+
+
+def test_a_dataset_made_before_versions_were_noted_stays_finished(
+    tmp_path: Path, corpus: Path, convert: CommandLine
+) -> None:
+    out = tmp_path / "out"
+    assert convert(corpus, out).code == 0
+    manifest = load_manifest(out)
+    older = {
+        key: manifest.made[key] for key in manifest.made if key not in {"encoder", "characters", "lost_characters"}
+    }
+    write_manifest(out, manifest.model_copy(update={"made": older}))
+    again = convert(corpus, out)
+    assert again.code == 0
+    assert again.output.endswith("nothing to do: this conversion was finished before\n")
 
 
 def interrupt(*arguments: object, **options: object) -> None:

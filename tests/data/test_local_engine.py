@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import numpy as np
 import pytest
 
 from tst_data.conversion.encode_worker import write_frame
@@ -44,7 +45,7 @@ def test_a_worker_imports_nothing_from_the_current_folder(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     with EncodingPool(tmp_path, "uint16", 1) as pool:
         ((_, encoded),) = pool.encode([Batch([b"ab"])])
-    assert [tokens.tolist() for tokens in encoded] == [[97, 98, 256]]
+    assert [text.tokens.tolist() for text in encoded] == [[97, 98, 256]]
 
 
 def test_a_worker_that_fails_ends_with_its_own_error(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_a_worker_that_fails_ends_with_its_own_error(tmp_path: Path) -> None:
     ) as worker:
         assert worker.stdin is not None
         assert worker.stderr is not None
-        write_frame(cast("BinaryIO", worker.stdin), [1], b"x")
+        write_frame(cast("BinaryIO", worker.stdin), np.array([[1]]), b"x")
         errors = worker.stderr.read()  # with stdin still open
         assert worker.wait() == 1
     assert b"all of it" in errors
@@ -76,7 +77,7 @@ def test_a_worker_that_dies_is_reported_and_workers_end_with_the_pool(tmp_path: 
     with EncodingPool(tmp_path, "uint16", 2) as pool:
         results = pool.encode(Batch([b"x" * 1000] * 10) for _ in range(100))
         _, first = next(results)
-        assert [len(tokens) for tokens in first] == [1001] * 10
+        assert [len(text.tokens) for text in first] == [1001] * 10
         os.kill(pool._workers[1].pid, signal.SIGKILL)
         with pytest.raises(TSTError, match=r"encoding process: was killed by signal 9, .* to resume"):
             list(results)

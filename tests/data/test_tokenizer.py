@@ -125,9 +125,9 @@ def test_truncation_padding_and_templates_of_the_file_are_left_out(tmp_path: Pat
     tokenizer = load_tokenizer(str(save(tmp_path / "t", definition)))
     assert tokenizer.encode_batch(["a b a b", "", "b"])[0].tolist() == [1, 2, 1, 2]
     assert tokenizer.vocabulary_size == 5
-    lengths, tokens = pack(tokenizer, ["a b a b", "", "b"], np.dtype(np.uint16))
-    assert lengths.tolist() == [5, 1, 2]
-    assert tokens.tolist() == [1, 2, 1, 2, 3, 3, 2, 3]
+    packed = pack(tokenizer, ["a b a b", "", "b"], np.dtype(np.uint16))
+    assert packed.lengths.tolist() == [5, 1, 2]
+    assert packed.tokens.tolist() == [1, 2, 1, 2, 3, 3, 2, 3]
 
 
 def test_the_end_of_text_token_is_found_in_the_right_order(tmp_path: Path) -> None:

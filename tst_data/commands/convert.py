@@ -15,7 +15,7 @@ from tst_data.conversion.request import Conversion, ConversionReport
 from tst_data.errors import InvalidInputError
 from tst_data.stores.destination import local_destination
 
-__all__ = ["parse_share", "register"]
+__all__ = ["parse_lost_share", "parse_share", "register"]
 
 
 def _about(name: str) -> str | None:
@@ -45,6 +45,7 @@ def convert_command(
         typer.Option(metavar="PATTERN", help=f"{_about('include')} May be given more than once."),
     ] = None,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help=_about("skip_invalid"))] = False,
+    max_lost: Annotated[str, typer.Option(metavar="SHARE", help=_about("max_lost"))] = "0.1%",
     end_of_text: Annotated[str | None, typer.Option(metavar="TOKEN", help=_about("end_of_text"))] = None,
     workers: Annotated[
         int | None, typer.Option(metavar="NUMBER", help="Encoding processes; by default one per CPU core.")
@@ -72,6 +73,7 @@ def convert_command(
         include=tuple(include or ()),
         skip_invalid=skip_invalid,
         shard_tokens=shard_tokens,
+        max_lost=parse_lost_share(max_lost),
     )
     destination = local_destination(out)
     num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
@@ -89,15 +91,28 @@ def convert_command(
 
 def parse_share(value: str) -> float:
     """'0.5%' or '0.005' as a number from 0 to below 1. Raises InvalidInputError."""
-    text = value.strip()
-    number, scale = (text[:-1], 0.01) if text.endswith("%") else (text, 1.0)
-    try:
-        share = float(number) * scale
-    except ValueError:
-        share = -1.0
+    share = _number(value)
     if not 0.0 <= share < 1.0:
         raise InvalidInputError(f"--validation {value}: expected a share of documents below 1; give 0.5% or 0.005")
     return share
+
+
+def parse_lost_share(value: str) -> float:
+    """The same for --max-lost, where 1 is allowed: then nothing is refused."""
+    share = _number(value)
+    if not 0.0 <= share <= 1.0:
+        raise InvalidInputError(f"--max-lost {value}: expected a share of characters; give 0.1% or 0.001")
+    return share
+
+
+def _number(value: str) -> float:
+    """A number, or one with a percent sign; -1 for anything else."""
+    text = value.strip()
+    number, scale = (text[:-1], 0.01) if text.endswith("%") else (text, 1.0)
+    try:
+        return float(number) * scale
+    except ValueError:
+        return -1.0
 
 
 def _print_report(report: ConversionReport) -> None:
@@ -107,8 +122,16 @@ def _print_report(report: ConversionReport) -> None:
                 f"{made.path}: {made.documents:,} documents, {made.tokens:,} tokens, {made.shards:,} shards, "
                 f"fingerprint {made.fingerprint[:16]}"
             )
+            if made.lost_characters:
+                share = 100 * made.lost_characters / made.characters
+                print(
+                    f"{made.path}: the tokenizer cannot represent {made.lost_characters:,} of {made.characters:,} "
+                    f"characters ({share:.2g}%)",
+                    file=sys.stderr,
+                )
     if report.already_done:
-        print("nothing to do: this conversion was finished before")
+        encoder = f", with {report.encoder}" if report.encoder else ""
+        print(f"nothing to do: this conversion was finished before{encoder}")
         return
     print(f"{report.seconds:.1f} s, {report.tokens_per_second:,.0f} tokens/s")
     if report.passed_over:

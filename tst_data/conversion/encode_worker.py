@@ -5,10 +5,14 @@ It is started as `python -m tst_data.conversion.encode_worker FOLDER DTYPE` and 
 by `kill -9` too, stdin ends and the worker ends with it. A thread reads ahead. So the worker ends even while it
 encodes, and the next texts are there when it has finished the last ones.
 
-A frame is two little-endian uint64 (number of items, bytes of payload), the lengths of the items as uint64, and the
-payload. Frames that come in hold UTF-8 texts. Frames that go out hold token ids, each document closed by end-of-text,
-or, if the texts cannot be encoded, no items and a Failure as JSON. So when a worker ends by itself, it ran out of
-memory or was killed.
+A frame is three little-endian uint64 (number of items, numbers for each item, bytes of payload), the numbers as uint64,
+item after item, and the payload. Frames that come in hold UTF-8 texts, with one number each: its bytes. Frames that go
+out hold token ids, each document closed by end-of-text, with three numbers each: its tokens, the characters of its
+text, and how many of these were lost. If the texts cannot be encoded, there are no items, and the payload is a Failure
+as JSON. So when a worker ends by itself, it ran out of memory or was killed.
+
+A worker also checks that no text has given a special token. No known text can (`tst_data/tokenizer/working_copy.py`);
+the check, a lookup for each token, does not rely on that.
 """
 
 from __future__ import annotations
@@ -19,19 +23,20 @@ import queue
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tst_data.configuration import Frozen
+from tst_data.errors import InvalidInputError
 from tst_data.tokenizer.base import Tokenizer
 from tst_data.tokenizer.loading import load_saved_tokenizer
 
-__all__ = ["Failure", "pack", "read_frame", "write_frame"]
+__all__ = ["Failure", "Packed", "pack", "read_frame", "write_frame"]
 
 _Frame = tuple[NDArray[np.uint64], bytearray]
-"""Lengths of the items, and the payload."""
+"""Numbers of the items (num_items, numbers for each item), and the payload."""
 
 
 class Failure(Frozen):
@@ -39,45 +44,70 @@ class Failure(Frozen):
 
     text: int | None
     """Index of the first text that the tokenizer cannot encode; null where the texts are not the reason."""
-    reason: str
-    """What the library said."""
+    problem: str
+    """What is wrong, and with a text also what to do."""
+
+
+class Packed(NamedTuple):
+    """Texts as token ids, ready to be written."""
+
+    tokens: NDArray[np.integer[Any]]
+    """The token ids of all texts one after another, each text closed by end-of-text."""
+    lengths: NDArray[np.int64]
+    """Tokens of each text, end-of-text included."""
+    characters: list[int]
+    """Characters of each text."""
+    lost: list[int]
+    """How many of them the tokenizer cannot represent."""
 
 
 def read_frame(stream: io.RawIOBase | io.BufferedIOBase) -> _Frame | None:
-    """(lengths of the items, payload), or None where the stream ends."""
-    head = _read_exactly(stream, 16)
+    """(numbers of the items, payload), or None where the stream ends."""
+    head = _read_exactly(stream, 24)
     if head is None:
         return None
-    num_items, payload_bytes = np.frombuffer(head, "<u8").tolist()
-    lengths = _read_exactly(stream, 8 * num_items)
+    num_items, num_numbers, payload_bytes = np.frombuffer(head, "<u8").tolist()
+    numbers = _read_exactly(stream, 8 * num_items * num_numbers)
     payload = _read_exactly(stream, payload_bytes)
-    if lengths is None or payload is None:
+    if numbers is None or payload is None:
         return None
-    return np.frombuffer(lengths, "<u8"), payload
+    return np.frombuffer(numbers, "<u8").reshape(num_items, num_numbers), payload
 
 
-def write_frame(
-    stream: BinaryIO, lengths: Sequence[int] | NDArray[np.integer[Any]], payload: bytes | memoryview
-) -> None:
-    """Write one frame and flush it."""
-    stream.write(np.array([len(lengths), len(payload)], "<u8").tobytes())
-    stream.write(np.asarray(lengths, "<u8").tobytes())
+def write_frame(stream: BinaryIO, numbers: NDArray[np.integer[Any]], payload: bytes | memoryview) -> None:
+    """Write one frame with `numbers` (num_items, numbers for each item), and flush it."""
+    stream.write(np.array([*numbers.shape, len(payload)], "<u8").tobytes())
+    stream.write(numbers.astype("<u8").tobytes())
     stream.write(payload)
     stream.flush()
 
 
-def pack(
-    tokenizer: Tokenizer, texts: Sequence[str], dtype: np.dtype[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.integer[Any]]]:
-    """(lengths, the token ids of all texts one after another), each text closed by end-of-text."""
-    encoded = tokenizer.encode_batch(texts)
+def pack(tokenizer: Tokenizer, texts: Sequence[str], dtype: np.dtype[Any]) -> Packed:
+    """Encode texts. Raises InvalidInputError for a text that gave a special token, without saying which text."""
+    encoded, lost = tokenizer.encode_and_count(texts)
     lengths = np.array([len(ids) + 1 for ids in encoded], dtype=np.int64)
     tokens = np.full(int(lengths.sum()), tokenizer.end_of_text_id, dtype)
     start = 0
     for ids in encoded:
         tokens[start : start + len(ids)] = ids
         start += len(ids) + 1
-    return lengths, tokens
+    if tokenizer.reserved_ids:
+        _refuse_special_tokens(tokenizer, tokens, np.cumsum(lengths) - 1)
+    return Packed(tokens, lengths, [len(text) for text in texts], lost)
+
+
+def _refuse_special_tokens(tokenizer: Tokenizer, tokens: NDArray[np.integer[Any]], closing: NDArray[np.int64]) -> None:
+    """`closing` are the places of the end-of-text tokens that close the texts."""
+    is_reserved = np.zeros(tokenizer.vocabulary_size, np.bool_)
+    is_reserved[list(tokenizer.reserved_ids)] = True
+    found = is_reserved[tokens]
+    found[closing] = False
+    if found.any():
+        token = int(tokens[found.argmax()])
+        raise InvalidInputError(
+            f"the text gives the special token {tokenizer.decode([token])!r} (id {token}), which no text may give; "
+            "take what spells it out of the text, or use another tokenizer"
+        )
 
 
 def _read_exactly(stream: io.RawIOBase | io.BufferedIOBase, num_bytes: int) -> bytearray | None:
@@ -105,32 +135,39 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _failure(tokenizer: Tokenizer, texts: Sequence[str], error: BaseException) -> Failure:
+def _failure(tokenizer: Tokenizer, texts: Sequence[str], dtype: np.dtype[Any], error: BaseException) -> Failure:
     for index, text in enumerate(texts):
         try:
-            tokenizer.encode_batch([text])
+            pack(tokenizer, [text], dtype)
+        except InvalidInputError as first:
+            return Failure(text=index, problem=str(first))
         except BaseException as first:  # a panic in the library is not an Exception
-            return Failure(text=index, reason=_reason(first))
-    return Failure(text=None, reason=_reason(error))
+            problem = (
+                f"the tokenizer cannot encode this text ({_reason(first)}); use one with an unknown token, or one of "
+                "the byte level, such as bytes or train:4096"
+            )
+            return Failure(text=index, problem=problem)
+    return Failure(text=None, problem=_reason(error))
 
 
 def _respond(tokenizer: Tokenizer, frame: _Frame, dtype: np.dtype[Any]) -> None:
-    text_lengths, payload = frame
-    ends = np.cumsum(text_lengths).tolist()
+    numbers, payload = frame
+    ends = np.cumsum(numbers[:, 0]).tolist()
     starts = [0, *ends[:-1]]
     texts = [payload[start:end].decode() for start, end in zip(starts, ends, strict=True)]
     try:
-        lengths, tokens = pack(tokenizer, texts, dtype)
+        packed = pack(tokenizer, texts, dtype)
     except MemoryError:
         raise
     except BaseException as error:  # a panic in the library is not an Exception
-        _respond_with_failure(_failure(tokenizer, texts, error))
+        _respond_with_failure(_failure(tokenizer, texts, dtype, error))
     else:
-        write_frame(sys.stdout.buffer, lengths, tokens.data.cast("B"))
+        numbers = np.column_stack((packed.lengths, packed.characters, packed.lost))
+        write_frame(sys.stdout.buffer, numbers, packed.tokens.data.cast("B"))
 
 
 def _respond_with_failure(failure: Failure) -> None:
-    write_frame(sys.stdout.buffer, [], failure.model_dump_json().encode())
+    write_frame(sys.stdout.buffer, np.empty((0, 3), np.int64), failure.model_dump_json().encode())
 
 
 def main() -> None:
@@ -145,7 +182,7 @@ def main() -> None:
     except Exception as error:  # any error of a library: the parent process prints it
         while True:
             frames.get()
-            _respond_with_failure(Failure(text=None, reason=_reason(error)))
+            _respond_with_failure(Failure(text=None, problem=_reason(error)))
     while True:
         _respond(tokenizer, frames.get(), dtype)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, Protocol, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,24 @@ from numpy.typing import NDArray
 from tst_data.conversion.encode_worker import Failure, read_frame, write_frame
 from tst_data.errors import InvalidInputError, TSTError
 
-__all__ = ["EncodingPool"]
+__all__ = ["EncodedText", "EncodingPool"]
 
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 """The folder that contains `tst_data`: a checkout, or the `site-packages` of an installation."""
 
 _BATCHES_PER_WORKER = 4
 _PIPE_BYTES = 1 << 20
+
+
+class EncodedText(NamedTuple):
+    """One text as token ids."""
+
+    tokens: NDArray[np.integer[Any]]
+    """End-of-text included."""
+    characters: int
+    """Characters of the text."""
+    lost: int
+    """How many of them the tokenizer cannot represent."""
 
 
 class _TextBatch(Protocol):
@@ -57,11 +68,11 @@ class EncodingPool:
         self._num_workers = num_workers
         self._workers: list[subprocess.Popen[bytes]] = []
 
-    def encode(self, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, list[NDArray[np.integer[Any]]]]]:
-        """Every batch, in order, with the token ids of its texts (end-of-text included).
+    def encode(self, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, list[EncodedText]]]:
+        """Every batch, in order, with its encoded texts.
 
-        Raises InvalidInputError, naming its place, for a document that the tokenizer cannot encode. Raises TSTError
-        where a worker ends, or cannot encode anything.
+        Raises InvalidInputError, naming its place, for a document that the tokenizer cannot encode, or that gives a
+        special token. Raises TSTError where a worker ends, or cannot encode anything.
         """
         sent: deque[tuple[BatchT, subprocess.Popen[bytes] | None]] = deque()
         num_sent = 0
@@ -121,22 +132,21 @@ class EncodingPool:
 
     def _send(self, worker: subprocess.Popen[bytes], texts: Sequence[bytes]) -> None:
         try:
-            write_frame(cast("BinaryIO", worker.stdin), [len(text) for text in texts], b"".join(texts))
+            write_frame(cast("BinaryIO", worker.stdin), np.array([[len(text)] for text in texts]), b"".join(texts))
         except BrokenPipeError:
             raise self._died(worker) from None
 
-    def _receive(
-        self, batch: BatchT, worker: subprocess.Popen[bytes] | None
-    ) -> tuple[BatchT, list[NDArray[np.integer[Any]]]]:
+    def _receive(self, batch: BatchT, worker: subprocess.Popen[bytes] | None) -> tuple[BatchT, list[EncodedText]]:
         if worker is None:
             return batch, []
         frame = read_frame(cast("io.BufferedReader", worker.stdout))
         if frame is None:
             raise self._died(worker)
-        lengths, payload = frame
-        if not len(lengths):
+        numbers, payload = frame
+        if not len(numbers):
             raise _refusal(batch, Failure.model_validate_json(payload))
-        return batch, np.split(np.frombuffer(payload, self._dtype), np.cumsum(lengths[:-1]).astype(np.int64))
+        tokens = np.split(np.frombuffer(payload, self._dtype), np.cumsum(numbers[:-1, 0]).astype(np.int64))
+        return batch, [EncodedText(*text) for text in zip(tokens, *numbers[:, 1:].T.tolist(), strict=True)]
 
     def _died(self, worker: subprocess.Popen[bytes]) -> TSTError:
         code = worker.wait()
@@ -149,8 +159,5 @@ class EncodingPool:
 
 def _refusal(batch: _TextBatch, failure: Failure) -> TSTError:
     if failure.text is None:
-        return TSTError(f"encoding process: cannot encode ({failure.reason}); correct that and convert again")
-    return InvalidInputError(
-        f"{batch.place(failure.text)}: the tokenizer cannot encode this text ({failure.reason}); use one with an "
-        "unknown token, or one of the byte level, such as bytes or train:4096"
-    )
+        return TSTError(f"encoding process: cannot encode ({failure.problem}); correct that and convert again")
+    return InvalidInputError(f"{batch.place(failure.text)}: {failure.problem}")

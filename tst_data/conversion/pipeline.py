@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tst_data.conversion.document_batches import DocumentReader
-from tst_data.conversion.local_engine import EncodingPool
+from tst_data.conversion.local_engine import EncodedText, EncodingPool
+from tst_data.conversion.lost_characters import refuse_lost_characters
 from tst_data.conversion.request import Conversion, ConversionProgress, ConversionReport
-from tst_data.conversion.split_writer import END, SplitWriter
+from tst_data.conversion.split_writer import END, SplitWriter, counts_of
 from tst_data.conversion.splits import TRAINING, VALIDATION, split_destinations, validation_path
 from tst_data.conversion.staging import Staging, is_vacant, staging_folder
 from tst_data.dataset.manifest import Manifest, dtype_for, is_finished, load_manifest
@@ -32,6 +33,7 @@ from tst_data.sources.parts import SourcePart, find_sources, sources_digest
 from tst_data.stores.destination import refuse_inside_sources, writing_to
 from tst_data.streaming_compat import import_streaming
 from tst_data.tokenizer.base import Tokenizer
+from tst_data.tokenizer.json_tokenizer import library_version
 from tst_data.tokenizer.loading import load_saved_tokenizer, load_tokenizer, split_training_size
 from tst_data.tokenizer.training import sampled, train_tokenizer
 
@@ -63,15 +65,17 @@ def convert(
     training_size = split_training_size(conversion.tokenizer)
     refuse_inside_sources(destination, conversion.sources)
     parts = find_sources(conversion.sources, conversion.include)
-    request = conversion.model_dump(mode="json") | {"source_digest": sources_digest(parts)}
+    request = conversion.identity() | {"source_digest": sources_digest(parts)}
     with writing_to(destination):
-        done = _finished_before(destination, request)
+        done = _finished_before(destination, request, conversion)
         if done is not None:
             return done
         tokenizer = None
         if training_size is None:
             tokenizer = load_tokenizer(conversion.tokenizer, conversion.end_of_text)
             request["tokenizer_hash"] = tokenizer.hash
+        # Versions of a library differ in the ids of some texts, so another one must not write the rest of a dataset.
+        request["encoder"] = tokenizer.library if tokenizer is not None else library_version()
         with Staging(destination, request, restart=restart) as staging:
             attempt = _Attempt(conversion, destination, staging, parts, report or (lambda progress: None))
             try:
@@ -104,6 +108,8 @@ class _Attempt:
         self._bytes_total = sum(part.size_bytes for part in parts)
         self._began = time.monotonic()
         self._encoded_tokens = 0
+        self._most_lost = 0
+        self._worst_document = _names(conversion)
 
     def trained_tokenizer(self, vocabulary_size: int) -> Tokenizer:
         """The tokenizer trained on the training documents, or the one that an earlier attempt trained."""
@@ -135,6 +141,7 @@ class _Attempt:
                         shard_tokens=self._conversion.shard_tokens,
                         options=options,
                         source_names=[part.name for part in self._parts],
+                        count_file=self._staging.folder / f"{split}.characters",
                     )
                 )
                 for split in reversed(self.destinations)
@@ -144,6 +151,7 @@ class _Attempt:
                 self._convert_documents(writers, pool, tokenizer)
             self._refuse_changed_sources(request)
             _refuse_empty(self._conversion, writers)
+            self._refuse_lost(writers, at_end=True)
             self._report(self._progress("finishing", writers, self._bytes_total))
             made = {"tool": _tool(), **options}
             for writer in writers.values():
@@ -165,9 +173,12 @@ class _Attempt:
             for number, (batch, encoded) in enumerate(pool.encode(self._reader.batches(writers))):
                 texts = iter(encoded)
                 for writer, source, document in batch.documents:
-                    tokens = next(texts) if document.tokens is None else _closed(document.tokens, tokenizer)
-                    writer.append(tokens, source, document)
-                    self._encoded_tokens += len(tokens)
+                    text = next(texts) if document.tokens is None else _ready(document.tokens, tokenizer)
+                    writer.append(text, source, document)
+                    self._encoded_tokens += len(text.tokens)
+                    if text.lost > self._most_lost:
+                        self._most_lost, self._worst_document = text.lost, f"{source}: row {document.row}"
+                self._refuse_lost(writers, at_end=False)
                 self._report(self._progress("converting", writers, batch.bytes_done))
                 if number == 1:  # more than a batch: the first shard is seconds away, and the workers have enough to do
                     preparing = threading.Thread(target=_import_writing_library)
@@ -186,6 +197,15 @@ class _Attempt:
             seconds=time.monotonic() - self._began,
             encoded_tokens=self._encoded_tokens,
             encoded_bytes=max(0, bytes_done - bytes_skipped),
+        )
+
+    def _refuse_lost(self, writers: Mapping[str, SplitWriter], *, at_end: bool) -> None:
+        refuse_lost_characters(
+            self._conversion,
+            [writer.counts for writer in writers.values()],
+            example=self._worst_document,
+            at_end=at_end,
+            can_resume=any(writer.has_shards for writer in writers.values()),
         )
 
     def _refuse_changed_sources(self, request: Mapping[str, Any]) -> None:
@@ -230,24 +250,25 @@ def _tool() -> str:
         return "tst-data"
 
 
-def _closed(tokens: NDArray[np.int64], tokenizer: Tokenizer) -> NDArray[np.int64]:
+def _ready(tokens: NDArray[np.int64], tokenizer: Tokenizer) -> EncodedText:
     """Ready token ids with the closing end-of-text token, which is added only where it is missing."""
-    if len(tokens) and tokens[-1] == tokenizer.end_of_text_id:
-        return tokens
-    return np.append(tokens, np.int64(tokenizer.end_of_text_id))
+    if not len(tokens) or tokens[-1] != tokenizer.end_of_text_id:
+        tokens = np.append(tokens, np.int64(tokenizer.end_of_text_id))
+    return EncodedText(tokens, characters=0, lost=0)
 
 
-def _finished_before(destination: Path, request: Mapping[str, Any]) -> ConversionReport | None:
+def _finished_before(destination: Path, request: Mapping[str, Any], conversion: Conversion) -> ConversionReport | None:
     """The report on a destination that holds the result of this very conversion, None where it is free.
 
-    Raises InvalidInputError where it holds anything else.
+    The library that encodes may have another version now: what is finished stays finished, and the report names the
+    version that made it. Raises InvalidInputError where the destination holds anything else.
     """
     if not is_vacant(destination):
         made = load_manifest(destination).made if is_finished(destination) else {}
         if any(made.get(key) != value for key, value in request.items()):
             what = "another dataset" if made else "something else"
             raise InvalidInputError(f"{destination}: already holds {what}; choose another --out, or move it away")
-        return _report_on_finished(destination, request)
+        return _report_on_finished(destination, request, conversion)
     validation = validation_path(destination)
     if request["validation"] and not is_vacant(validation) and not staging_folder(destination).exists():
         raise InvalidInputError(
@@ -257,15 +278,18 @@ def _finished_before(destination: Path, request: Mapping[str, Any]) -> Conversio
     return None
 
 
-def _report_on_finished(destination: Path, request: Mapping[str, Any]) -> ConversionReport:
+def _report_on_finished(destination: Path, request: Mapping[str, Any], conversion: Conversion) -> ConversionReport:
     if staging_folder(destination).exists():  # the conversion was interrupted after its last rename
         with Staging(destination, request, restart=True) as staging:
             staging.remove()
+    paths = split_destinations(destination, conversion.validation)
+    manifests = {split: open_dataset(path).manifest for split, path in paths.items()}
+    counts = [counts_of(manifest.made) for manifest in manifests.values()]
+    refuse_lost_characters(conversion, counts, example=str(destination), at_end=True, can_resume=False)
     validation = None
-    if request["validation"]:
-        path = validation_path(destination)
-        validation = _report_on(open_dataset(path).manifest, path)
-    report = _report_on(open_dataset(destination).manifest, destination)
+    if VALIDATION in paths:
+        validation = _report_on(manifests[VALIDATION], paths[VALIDATION])
+    report = _report_on(manifests[TRAINING], destination)
     return report.model_copy(update={"already_done": True, "validation": validation})
 
 
@@ -280,4 +304,7 @@ def _report_on(
         shards=manifest.num_shards,
         seconds=seconds,
         tokens_per_second=tokens_per_second,
+        characters=counts_of(manifest.made).characters,
+        lost_characters=counts_of(manifest.made).lost,
+        encoder=manifest.made.get("encoder"),
     )

@@ -6,6 +6,7 @@ The descriptions of `Conversion` are also the help of `tst-data convert`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
@@ -15,7 +16,7 @@ __all__ = ["Conversion", "ConversionProgress", "ConversionReport"]
 
 
 class Conversion(Frozen):
-    """Everything that determines the result of a conversion."""
+    """Everything that determines the result of a conversion, and what is refused."""
 
     sources: tuple[str, ...]
     """Files, folders, globs, folders saved by `datasets`, or hf://owner/name[:split]. The formats are text, JSONL
@@ -38,6 +39,13 @@ class Conversion(Frozen):
     """Skip documents that are not UTF-8, and count them."""
     shard_tokens: int | None = None
     """Tokens per shard, a multiple of 4096; about 64 MB by default."""
+    max_lost: float = Field(default=0.001, ge=0.0, le=1.0)
+    """Refuse a conversion that loses a larger share of the characters. A character is lost if it is in a piece of text
+    that becomes the unknown token, or if no token stands for it."""
+
+    def identity(self) -> dict[str, Any]:
+        """The options that determine the result, as JSON. `max_lost` does not: it may be raised to resume."""
+        return self.model_dump(mode="json", exclude={"max_lost"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +85,12 @@ class ConversionReport(Frozen):
     """Tokens that this process encoded, per second."""
     passed_over: int = 0
     """Documents that were skipped because they are not UTF-8."""
+    characters: int = 0
+    """Characters of the documents in the dataset; those that hold token ids have none."""
+    lost_characters: int = 0
+    """How many of the characters the tokenizer cannot represent; see `max_lost`."""
+    encoder: str | None = None
+    """Name and version of the library that encoded the texts, null where none was needed."""
     already_done: bool = False
     """Whether an earlier conversion had finished the dataset, so that nothing was done."""
     validation: ConversionReport | None = None

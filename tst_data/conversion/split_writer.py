@@ -12,17 +12,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from tst_data.dataset.manifest import TokenizerDescription, document_file_name, is_finished, load_manifest
+from tst_data.conversion.local_engine import EncodedText
+from tst_data.conversion.lost_characters import CharacterCounts, CountFile
+from tst_data.dataset.layout import DEFAULT_SAMPLE_TOKENS, default_shard_tokens
+from tst_data.dataset.manifest import TokenizerDescription, document_file_name, dtype_for, is_finished, load_manifest
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError
 from tst_data.sources.document import SourceDocument
-from tst_data.tokenizer.base import TOKENIZER_FILES, Tokenizer
+from tst_data.tokenizer.base import Tokenizer
 
-__all__ = ["END", "SourcePlace", "SplitWriter"]
+__all__ = ["END", "SourcePlace", "SplitWriter", "counts_of"]
 
 
 class SourcePlace(NamedTuple):
@@ -37,7 +38,10 @@ END = SourcePlace(1 << 62, 0)
 
 
 class SplitWriter:
-    """Writes the dataset of one split. Its documents before `start` are written already."""
+    """Writes the dataset of one split. Its documents before `start` are written already.
+
+    `count_file` holds the character counts of its documents until the dataset is finished.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class SplitWriter:
         shard_tokens: int | None,
         options: Mapping[str, Any],
         source_names: Sequence[str],
+        count_file: Path,
     ) -> None:
         self.split = split
         self._folder = folder
@@ -56,6 +61,7 @@ class SplitWriter:
         if is_finished(folder):
             manifest = load_manifest(folder)
             self._num_documents, self._num_tokens = manifest.num_documents, manifest.num_tokens
+            self.counts = counts_of(manifest.made)
             self.start = END
         else:
             self._writer = DatasetWriter(
@@ -67,6 +73,12 @@ class SplitWriter:
             )
             self._num_documents = self._writer.resume_point.document
             self.start = _place_to_continue(self._writer, source_names)
+            self._count_file = CountFile(count_file, self._num_documents)
+            self.counts = self._count_file.counts
+            self._shard_tokens = shard_tokens or default_shard_tokens(
+                dtype_for(tokenizer.vocabulary_size), DEFAULT_SAMPLE_TOKENS
+            )
+            self._tokens_in_buffer = -self._writer.resume_point.tokens
 
     @property
     def num_documents(self) -> int:
@@ -76,21 +88,35 @@ class SplitWriter:
     def num_tokens(self) -> int:
         return self._writer.num_tokens if self._writer else self._num_tokens
 
-    def append(self, tokens: NDArray[np.integer[Any]], source: str, document: SourceDocument) -> None:
-        """Add a document at or after `start`; `tokens` include the closing end-of-text token."""
+    @property
+    def has_shards(self) -> bool:
+        """Whether a later attempt would not have to write everything again."""
+        return self._writer is None or self._writer.num_shards > 0
+
+    def append(self, encoded: EncodedText, source: str, document: SourceDocument) -> None:
+        """Add a document at or after `start`."""
         assert self._writer is not None
         self._num_documents += 1
-        self._writer.append(tokens, id=document.id, source=source, row=document.row)
+        self._count_file.add(encoded.characters, encoded.lost)
+        self._tokens_in_buffer += len(encoded.tokens)
+        if self._tokens_in_buffer >= self._shard_tokens:  # the writer commits a shard now
+            self._count_file.sync()
+            self._tokens_in_buffer %= self._shard_tokens
+        self._writer.append(encoded.tokens, id=document.id, source=source, row=document.row)
 
     def finish(self, made: Mapping[str, Any]) -> None:
         """Finish the dataset, if an earlier attempt has not done so."""
         if self._writer is None:
             return
+        self._count_file.sync()
         self._tokenizer.save(self._folder)
         description = TokenizerDescription(
             name=self._tokenizer.name, kind=self._tokenizer.kind, hash=self._tokenizer.hash
         )
-        self._writer.finish(tokenizer=description, made={**made, "split": self.split}, files=TOKENIZER_FILES)
+        counts = {"characters": self.counts.characters, "lost_characters": self.counts.lost}
+        self._writer.finish(
+            tokenizer=description, made={**made, "split": self.split, **counts}, files=self._tokenizer.files()
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +125,13 @@ class SplitWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is not None:
+            self._count_file.close()
             self._writer.close()
+
+
+def counts_of(made: Mapping[str, Any]) -> CharacterCounts:
+    """The counts in a manifest; zero where the dataset was made before characters were counted."""
+    return CharacterCounts(made.get("characters", 0), made.get("lost_characters", 0))
 
 
 def _place_to_continue(writer: DatasetWriter, source_names: Sequence[str]) -> SourcePlace:

@@ -120,9 +120,11 @@ class Staging:
         found = json.loads(path.read_bytes()) if path.exists() else _DISCARDED
         if found != _DISCARDED:
             if found != request:
+                difference = _difference(found, request)
+                remedy = "install that version" if difference.startswith("encoder ") else "give its command again"
                 raise InvalidInputError(
-                    f"{self.destination}: {self.folder} holds an interrupted conversion with "
-                    f"{_difference(found, request)}; give its command again to resume it, or --restart to discard it"
+                    f"{self.destination}: {self.folder} holds an interrupted conversion with {difference}; {remedy} "
+                    "to resume it, or --restart to discard it"
                 )
         else:
             self._clear()

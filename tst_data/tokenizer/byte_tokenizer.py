@@ -13,25 +13,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_data.tokenizer.base import Tokenizer
+from tst_data.tokenizer.base import DefinedTokenizer
 
-__all__ = ["ByteTokenizer"]
+__all__ = ["ByteTokenizer", "byte_level_characters"]
 
 _END_OF_TEXT_ID = 256
 
 
-class ByteTokenizer(Tokenizer):
+class ByteTokenizer(DefinedTokenizer):
     """257 ids: the 256 byte values and end-of-text."""
 
     name = "bytes"
     kind = "bytes"
+    library = None
     hash = hashlib.sha256(b'{"end_of_text_id":256,"kind":"bytes"}').hexdigest()
     vocabulary_size = _END_OF_TEXT_ID + 1
     end_of_text = "<|endoftext|>"
     end_of_text_id = _END_OF_TEXT_ID
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32) for text in texts]
+    @property
+    def reserved_ids(self) -> frozenset[int]:
+        return frozenset()  # nothing to check: a byte is below 256
+
+    def encode_and_count(self, texts: Sequence[str]) -> tuple[list[NDArray[np.uint32]], list[int]]:
+        encoded = [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32) for text in texts]
+        return encoded, [0] * len(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
         end_of_text = self.end_of_text.encode()
@@ -58,7 +64,7 @@ class ByteTokenizer(Tokenizer):
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": {character: value for value, character in enumerate(_byte_level_characters())},
+            "vocab": {character: value for value, character in enumerate(byte_level_characters())},
             "merges": [],
         }
         return {
@@ -74,7 +80,7 @@ class ByteTokenizer(Tokenizer):
         }
 
 
-def _byte_level_characters() -> list[str]:
+def byte_level_characters() -> list[str]:
     """The character that byte-level tokenizers write for each byte value (the table of GPT-2's tokenizer).
 
     A printable Latin-1 character is written as itself. The other 68 byte values are written as the characters from

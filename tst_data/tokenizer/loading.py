@@ -1,7 +1,11 @@
 """Which tokenizer a string names, and the one that a dataset folder holds.
 
-There are four ways to name one: a `tokenizer.json`, a folder or Hub name of a Hugging Face tokenizer, `bytes`, and
-`train:4096`, which is trained on the documents of the conversion (`tst_data/tokenizer/training.py`).
+There are four ways to name one: a file (`tokenizer.json`, or a model of sentencepiece), a folder or Hub name of a
+Hugging Face tokenizer, `bytes`, and `train:4096`, which is trained on the documents of the conversion
+(`tst_data/tokenizer/training.py`).
+
+A folder without a `tokenizer.json` that has a `tokenizer.model` is read with sentencepiece itself. transformers makes a
+`tokenizer.json` only of what it can convert exactly: a vocabulary with merges, or one of WordPiece.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ from typing import Any
 
 from tst_data.errors import InvalidInputError, NotFoundError, UnavailableError
 from tst_data.stores.hub import hub_is_reachable
-from tst_data.tokenizer.base import CONFIG_NAME, TOKENIZER_NAME, Tokenizer
+from tst_data.tokenizer.base import CONFIG_NAME, MODEL_NAME, TOKENIZER_NAME, Tokenizer
 from tst_data.tokenizer.byte_tokenizer import ByteTokenizer
 from tst_data.tokenizer.json_tokenizer import JSONTokenizer
+from tst_data.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
 __all__ = ["load_saved_tokenizer", "load_tokenizer", "split_training_size"]
 
@@ -35,42 +40,36 @@ def split_training_size(specification: str) -> int | None:
 
 
 def load_tokenizer(specification: str, end_of_text: str | None = None) -> Tokenizer:
-    """The tokenizer that `--tokenizer` names: a tokenizer.json, a folder, a Hub name, or `bytes`.
+    """The tokenizer that `--tokenizer` names: a file, a folder, a Hub name, or `bytes`.
 
-    `end_of_text` names the end-of-text token. Without it, the tokenizer's configuration names it, or it is found
-    among the usual names. Raises NotFoundError, InvalidInputError or UnavailableError.
+    `end_of_text` names the end-of-text token. Without it, the tokenizer's configuration or model names it, or it is
+    found among the usual names. Raises NotFoundError, InvalidInputError or UnavailableError.
     """
     if specification == "bytes":
         if end_of_text is not None:
             raise InvalidInputError("tokenizer bytes: its end-of-text token is fixed; leave --end-of-text out")
         return ByteTokenizer()
-    path = Path(specification)
-    if path.is_file():
-        folder, definition = path.parent, _read_json(path)
-    elif path.is_dir():
-        folder = path
-        file = path / TOKENIZER_NAME
-        definition = _read_json(file) if file.is_file() else _convert_with_transformers(specification)
-    elif specification.endswith(".json") or specification.startswith(("/", ".", "~")) or not specification:
-        raise NotFoundError(f"tokenizer {specification}: no such file or folder; check the path")
-    else:
-        folder = _fetch_from_hub(specification)
-        definition = _read_json(folder / TOKENIZER_NAME)
+    file = _find_file(specification)
+    if file is not None and file.suffix == ".model":
+        return SentencePieceTokenizer(_read(file), name=specification, end_of_text=end_of_text)
+    definition = _read_json(file) if file is not None else _convert_with_transformers(specification)
     if not isinstance(definition, dict) or "model" not in definition:
         raise InvalidInputError(
             f"tokenizer {specification}: is not a tokenizer.json (it has no 'model'); give another file"
         )
-    if end_of_text is None and (folder / CONFIG_NAME).is_file():
-        end_of_text = _end_of_text_of_config(_read_json(folder / CONFIG_NAME))
+    config = (file.parent if file is not None else Path(specification)) / CONFIG_NAME
+    if end_of_text is None and config.is_file():
+        end_of_text = _end_of_text_of_config(_read_json(config))
     return JSONTokenizer(definition, name=specification, kind="huggingface", end_of_text=end_of_text)
 
 
 def load_saved_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer that `Tokenizer.save` wrote into a dataset folder. Raises NotFoundError where there is none."""
     folder = Path(folder)
-    if not (folder / TOKENIZER_NAME).is_file() or not (folder / CONFIG_NAME).is_file():
+    file = _file_in(folder)
+    if file is None or not (folder / CONFIG_NAME).is_file():
         raise NotFoundError(
-            f"{folder}: holds no tokenizer ({TOKENIZER_NAME} and {CONFIG_NAME}); give a dataset that "
+            f"{folder}: holds no tokenizer ({TOKENIZER_NAME} or {MODEL_NAME}, and {CONFIG_NAME}); give a dataset that "
             "`tst-data convert` made"
         )
     config = _read_json(folder / CONFIG_NAME)
@@ -78,8 +77,33 @@ def load_saved_tokenizer(folder: str | Path) -> Tokenizer:
     if about.get("kind") == ByteTokenizer.kind:
         return ByteTokenizer()
     name, kind = str(about.get("name", folder.name)), str(about.get("kind", "huggingface"))
-    definition = _read_json(folder / TOKENIZER_NAME)
-    return JSONTokenizer(definition, name=name, kind=kind, end_of_text=_end_of_text_of_config(config))
+    end_of_text = _end_of_text_of_config(config)
+    if file.name == MODEL_NAME:
+        return SentencePieceTokenizer(_read(file), name=name, end_of_text=end_of_text)
+    return JSONTokenizer(_read_json(file), name=name, kind=kind, end_of_text=end_of_text)
+
+
+def _find_file(specification: str) -> Path | None:
+    """The tokenizer.json or model file that is meant, None for a folder that only transformers can read."""
+    path = Path(specification)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        file = _file_in(path)
+        models = sorted(entry.name for entry in path.iterdir() if entry.suffix in {".model", ".spm"})
+        if file is None and models:
+            raise InvalidInputError(
+                f"tokenizer {specification}: the folder holds no {TOKENIZER_NAME}, and {models[0]} has ids of its own; "
+                f"give {models[0]} itself to take those, or a folder with a {TOKENIZER_NAME}"
+            )
+        return file
+    if specification.endswith((".json", ".model")) or specification.startswith(("/", ".", "~")) or not specification:
+        raise NotFoundError(f"tokenizer {specification}: no such file or folder; check the path")
+    return _fetch_from_hub(specification)
+
+
+def _file_in(folder: Path) -> Path | None:
+    return next((folder / name for name in (TOKENIZER_NAME, MODEL_NAME) if (folder / name).is_file()), None)
 
 
 def _end_of_text_of_config(config: Any) -> str | None:
@@ -89,7 +113,7 @@ def _end_of_text_of_config(config: Any) -> str | None:
 
 
 def _convert_with_transformers(folder: str) -> Any:
-    """The definition of a tokenizer that was saved without a tokenizer.json (SentencePiece, for example)."""
+    """The definition of a tokenizer that was saved without a tokenizer.json (`vocab.txt`, for example)."""
     try:
         from transformers import AutoTokenizer
 
@@ -97,36 +121,49 @@ def _convert_with_transformers(folder: str) -> Any:
         return json.loads(load(folder, use_fast=True).backend_tokenizer.to_str())
     except Exception as error:  # each of the many loaders of transformers raises its own kind of error
         raise InvalidInputError(
-            f"tokenizer {folder}: the folder holds no {TOKENIZER_NAME}, and transformers cannot make one from it; "
-            "give a folder of a fast tokenizer"
+            f"tokenizer {folder}: the folder holds no {TOKENIZER_NAME} or {MODEL_NAME}, and transformers cannot make "
+            "one from it; give a folder of a fast tokenizer"
         ) from error
 
 
 def _fetch_from_hub(name: str) -> Path:
-    """The folder in the Hub's local cache that holds the tokenizer's files, fetched first if the Hub is reachable."""
+    """The tokenizer's file in the Hub's local cache, fetched first if the Hub is reachable."""
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    try:
-        cached_only = not hub_is_reachable()
-        file = huggingface_hub.hf_hub_download(name, TOKENIZER_NAME, local_files_only=cached_only)
+    cached_only = not hub_is_reachable()
+
+    def fetched(file: str) -> Path | None:
+        """None where the repository has no such file, or the cache where that has to be enough."""
         try:
-            huggingface_hub.hf_hub_download(name, CONFIG_NAME, local_files_only=cached_only)
+            return Path(huggingface_hub.hf_hub_download(name, file, local_files_only=cached_only))
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError) and not cached_only:
                 raise
+            return None
+
+    try:
+        file = fetched(TOKENIZER_NAME) or fetched(MODEL_NAME)
+        if file is None:
+            raise FileNotFoundError(f"{name} has neither {TOKENIZER_NAME} nor {MODEL_NAME}")
+        fetched(CONFIG_NAME)
     except Exception as error:  # wrong names, missing repositories, network and proxy errors
         raise UnavailableError(
             f"tokenizer {name}: no such file or folder, and it cannot be fetched from the Hugging Face Hub "
             f"({type(error).__name__}); give a tokenizer.json, a folder, bytes or train:SIZE"
         ) from error
-    return Path(file).parent
+    return file
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"tokenizer {path}: is not JSON ({error}); give another file") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise InvalidInputError(f"tokenizer {path}: cannot be read ({error.strerror}); make it readable") from error
