@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MESSAGE_CHARACTERS", "one_line", "visible"]
+__all__ = ["MESSAGE_CHARACTERS", "UNSAFE", "one_line", "visible"]
 
 MESSAGE_CHARACTERS = 2000
 """A longer message is shortened in its middle: its beginning names the place, its end says what to do."""

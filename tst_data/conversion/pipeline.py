@@ -24,12 +24,18 @@ from tst_data.conversion.local_engine import EncodingPool
 from tst_data.conversion.request import Conversion, ConversionProgress, ConversionReport
 from tst_data.conversion.split_writer import END, SplitWriter
 from tst_data.conversion.splits import TRAINING, VALIDATION, split_destinations, validation_path
-from tst_data.conversion.staging import Staging, is_vacant, staging_folder
+from tst_data.conversion.staging import Staging, staging_folder
 from tst_data.dataset.manifest import Manifest, dtype_for, is_finished, load_manifest
 from tst_data.dataset.reader import open_dataset
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.sources.parts import SourcePart, find_sources, sources_digest
-from tst_data.stores.destination import refuse_inside_sources, writing_to
+from tst_data.stores.destination import (
+    is_vacant,
+    making_parents,
+    refuse_inside_sources,
+    refuse_occupied,
+    writing_to,
+)
 from tst_data.streaming_compat import import_streaming
 from tst_data.tokenizer.base import Tokenizer
 from tst_data.tokenizer.loading import load_saved_tokenizer, load_tokenizer, split_training_size
@@ -72,7 +78,7 @@ def convert(
         if training_size is None:
             tokenizer = load_tokenizer(conversion.tokenizer, conversion.end_of_text)
             request["tokenizer_hash"] = tokenizer.hash
-        with Staging(destination, request, restart=restart) as staging:
+        with making_parents(destination), Staging(destination, request, restart=restart) as staging:
             attempt = _Attempt(conversion, destination, staging, parts, report or (lambda progress: None))
             try:
                 if not staging.is_complete:
@@ -245,8 +251,7 @@ def _finished_before(destination: Path, request: Mapping[str, Any]) -> Conversio
     if not is_vacant(destination):
         made = load_manifest(destination).made if is_finished(destination) else {}
         if any(made.get(key) != value for key, value in request.items()):
-            what = "another dataset" if made else "something else"
-            raise InvalidInputError(f"{destination}: already holds {what}; choose another --out, or move it away")
+            refuse_occupied(destination, "another dataset" if made else "something else")
         return _report_on_finished(destination, request)
     validation = validation_path(destination)
     if request["validation"] and not is_vacant(validation) and not staging_folder(destination).exists():
