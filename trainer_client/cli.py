@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tst_data.command_line import print_json, run_app
+from tst_data.command_line import print_json, print_line, run_app
 
 __all__ = ["main"]
 
@@ -88,7 +88,7 @@ def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
         if value is not None:
             shown = f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if isinstance(value, float) else value
             shown = " ".join(shown) if isinstance(shown, list) else shown
-            print(f"{name.replace('_', ' '):<{width}}  {shown}")
+            print_line(f"{name.replace('_', ' '):<{width}}  {shown}")
 
 
 def main() -> None:

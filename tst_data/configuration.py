@@ -1,4 +1,4 @@
-"""Files and values that people write: one base for all models, YAML reading, and validation errors in our words.
+"""Files and values that people write: one base for all models, and validation errors in our words.
 
 Run files, training files, server settings and query parameters are pydantic models over `Frozen`. Every error of
 theirs becomes one line in the words of all other messages: the place, what was expected, what was given. The text
@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tst_data.errors import InvalidInputError, NotFoundError
+from tst_data.errors import InvalidInputError
+from tst_data.given_files import read_small_file
+from tst_data.structured_text import MAX_JSON_CHARACTERS, parse_structured
+from tst_data.visible_text import one_line
 
-__all__ = ["Frozen", "load_model", "load_yaml", "parse_model", "problem_in_words", "shown", "validation_message"]
+__all__ = ["Frozen", "load_model", "parse_model", "problem_in_words", "shown", "validation_message"]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+MAX_FILE_BYTES = MAX_JSON_CHARACTERS
 
 _EXPECTED = {
     "bool_type": "expected true or false",
@@ -65,23 +68,19 @@ def load_model(path: Path, model: type[Model], *, place: str, keys: str) -> Mode
     there is no such file, InvalidInputError where it is not such a file; both name the file.
     """
     where = f"{place} '{path}'"
+    data = read_small_file(path, place=where, wanted="a YAML or JSON file", limit=MAX_FILE_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise NotFoundError(f"{where}: does not exist; give the path of a YAML or JSON file") from None
+        return parse_model(data.decode(), model, keys=keys, json_only=path.suffix == ".json")
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{where}: is not UTF-8 text ({error}); save it as UTF-8") from None
-    except OSError as error:
-        raise InvalidInputError(f"{where}: cannot be read ({error.strerror}); give the path of a file") from None
-    try:
-        return parse_model(text, model, keys=keys)
+        problem = f"is not UTF-8 text ({error.reason} at byte {error.start:,}); save it as UTF-8"
     except InvalidInputError as error:
-        raise InvalidInputError(f"{where}: {error}") from None
+        problem = str(error)
+    raise InvalidInputError(f"{where}: {problem}")
 
 
-def parse_model(text: str, model: type[Model], *, keys: str) -> Model:
+def parse_model(text: str, model: type[Model], *, keys: str, json_only: bool = False) -> Model:
     """The model that the text of a YAML or JSON file describes. Raises InvalidInputError."""
-    content = load_yaml(text)
+    content = parse_structured(text, json_only=json_only)
     if content is None and not any(field.is_required() for field in model.model_fields.values()):
         content = {}
     if not isinstance(content, dict):
@@ -93,26 +92,6 @@ def parse_model(text: str, model: type[Model], *, keys: str) -> Model:
         raise InvalidInputError(validation_message(error)) from None
 
 
-def load_yaml(text: str) -> Any:
-    """The value of the text of a YAML or JSON file. Raises InvalidInputError, also for a key that appears twice."""
-    try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
-    except RecursionError:
-        raise InvalidInputError("not valid YAML or JSON (nested too deeply); nest it less") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InvalidInputError(
-            f"{place}not valid YAML or JSON ({error.problem or error.context}); correct it"
-        ) from None
-    except yaml.reader.ReaderError as error:
-        lines = text[: error.position].split("\n")
-        place = f"line {len(lines)}, column {len(lines[-1]) + 1}"
-        raise InvalidInputError(f"{place}: not valid YAML or JSON ({error.reason}); remove the character") from None
-    except ValueError as error:  # a date or a number that cannot exist
-        raise InvalidInputError(f"not valid YAML or JSON ({error}); correct it") from None
-
-
 def validation_message(error: ValidationError) -> str:
     """One problem of a pydantic validation as one line: where, what was expected, what was given.
 
@@ -121,8 +100,6 @@ def validation_message(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     place = ".".join(str(part) for part in first["loc"] if not _names_a_type(part))
-    if first["type"] == "invalid_key":
-        return f"unknown key {shown(first['input'])}; keys are strings: correct it or put it in quotes"
     if first["type"] == "extra_forbidden":
         return f"unknown key '{place}'; remove it or correct its spelling"
     if first["type"] == "missing":
@@ -140,16 +117,19 @@ def problem_in_words(problem: Mapping[str, Any]) -> str:
         message = "expected a string that is not empty"
     if isinstance(given, Mapping | Sequence) and not isinstance(given, str):
         return message
-    return f"{message} (given: {shown(given)})"
+    remedy = ""
+    if problem["type"].startswith("int") and isinstance(given, float):
+        remedy = "; write it without a point or an exponent"
+    if problem["type"] == "string_type" and isinstance(given, int | float):
+        remedy = "; put it in quotes"
+    return f"{message} (given: {shown(given)}){remedy}"
 
 
 def shown(value: Any) -> str:
     """A value as its writer knows it: null, true and false as YAML and JSON have them, strings in quotes."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, date):
-        return str(value)
-    return f"{value!r:.200}"
+    return one_line(repr(value), 200)
 
 
 def _names_a_type(part: int | str) -> bool:
@@ -158,19 +138,3 @@ def _names_a_type(part: int | str) -> bool:
         isinstance(part, str)
         and re.fullmatch(r"constrained-\w+|(dict|list|tuple|literal|function-\w+)\[.*", part) is not None
     )
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys and says nothing; a run must not be read that way."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' appears twice", key_node.start_mark
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)

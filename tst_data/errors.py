@@ -9,9 +9,14 @@
 
 The number is the HTTP status of the problem document that the service makes of the error. Command lines print the
 message and exit with 1. Any other exception that escapes is a defect of ours, and shows its stack trace.
+
+A message may hold names and values that others wrote. `str(error)` shows their control characters as escapes and
+shortens what is too long, so no terminal, log or page has to; `error.args` has the message as it was given.
 """
 
 from __future__ import annotations
+
+from tst_data.visible_text import one_line
 
 __all__ = [
     "DamagedDataError",
@@ -27,6 +32,9 @@ class TSTError(Exception):
     """Base of all errors that a user can cause or must know about."""
 
     status = 500
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class InvalidInputError(TSTError, ValueError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from numpy.typing import NDArray
@@ -136,7 +137,10 @@ def test_a_prefix_keeps_its_fingerprint(folder: Path, step: int, prefix: str) ->
 
 def test_the_wire_keeps_its_metadata(folder: Path) -> None:
     with Plan(load_run(folder / "pinned.yaml")) as plan:
-        received = decode(encode(plan.read_batch(41, 1, 2)))
+        body = encode(plan.read_batch(41, 1, 2))
+    received = decode(body)
+    sent = pa.ipc.open_stream(body).schema.metadata
+    assert [key.decode() for key in sent] == [*vars(received.header), "header_checksum"]
     assert vars(received.header) == {
         "run": "pinned",
         "fingerprint": RUN_FINGERPRINT,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tst_data.errors import InvalidInputError, TSTError, UnavailableError
-from tst_data.stores.destination import local_destination, refuse_inside_sources, writing_to
+from tst_data.stores.destination import local_destination, making_parents, refuse_inside_sources, writing_to
 
 
 def message_of(destination: Path, error: OSError) -> str:
@@ -68,3 +68,35 @@ def test_a_destination_below_a_source_is_refused(tmp_path: Path) -> None:
             refuse_inside_sources(out, [str(tmp_path / "nowhere"), str(tmp_path / "in")])
     for out in (tmp_path / "out", tmp_path / "in-out", tmp_path / "in"):
         refuse_inside_sources(out, [str(tmp_path / "in"), f"{tmp_path}/*", "hf://a/b"])
+
+
+def test_parents_are_removed_after_an_error_as_far_as_they_are_empty(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    out = tmp_path / "a" / "b" / "c" / "out"
+    with making_parents(out):
+        assert out.parent.is_dir()
+    assert out.parent.is_dir()
+    with pytest.raises(KeyError), making_parents(out):
+        raise KeyError
+    assert out.parent.is_dir()  # they were there before
+    out.parent.rmdir()
+
+    def disturb() -> None:
+        (out.parent.parent / "of somebody else").touch()
+        raise KeyError
+
+    with pytest.raises(KeyError), making_parents(out):
+        disturb()
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["of somebody else"]
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError), making_parents(tmp_path / "file" / "x" / "out"):
+        pass
+    with pytest.raises(OSError, match="File name too long"), making_parents(tmp_path / "new" / ("x" * 300) / "out"):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("given", ["", ".", "/", "a/.."])
+def test_a_destination_has_a_name(given: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"^--out .*: has no name; give the path of a folder to make"):
+        local_destination(given)

@@ -124,7 +124,9 @@ def test_a_finished_folder_is_left_alone(plan: Plan, tmp_path: Path, make_run: M
 def test_something_else_is_left_alone(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")
-    with pytest.raises(InvalidInputError, match="out: exists and is not a materialized run; choose another --out"):
+    with pytest.raises(
+        InvalidInputError, match="out: already holds something else; choose another --out, or move it away"
+    ):
         materialize(plan, tmp_path / "out")
     assert files(tmp_path / "out") == {"precious": b"x"}
 

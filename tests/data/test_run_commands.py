@@ -75,7 +75,10 @@ def test_materialize_then_again(capsys: Capture, make_run: MakeRun, tiny_dataset
         (["preview", "{run}", "--step", "-1"], "has no step -1"),
         (["preview", "{run}", "--sequence", "4"], ": step 0 has no sequence 4; choose 0 to 3"),
         (["preview", "{run}", "--bags", "0"], "--bags 0: expected at least 1; give"),
-        (["materialize", "{run}", "--out", "{here}"], "exists and is not a materialized run"),
+        (
+            ["materialize", "{run}", "--out", "{here}"],
+            "already holds something else; choose another --out, or move it away",
+        ),
         (["materialize", "{run}", "--out", "s3://bucket/x"], "--out s3://bucket/x: expected a folder on this machine"),
         (["materialize", "{run}", "--out", "{run}/x"], "/x: cannot be written: {run} is not a folder"),
         (["materialize", "{run}"], "Missing option '--out'"),

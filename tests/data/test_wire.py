@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
-from tst_data.contract.wire import decode, encode, encode_parts, etag
+from tst_data.contract.wire import decode, encode, encode_parts, etag, header_checksum
 from tst_data.errors import DamagedDataError
 
 
@@ -72,7 +71,10 @@ def test_a_plain_arrow_reader_reads_it(batch: WindowBatch) -> None:
     assert table.column("window").to_pylist() == batch.windows.tolist()
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     assert metadata["checksum"] == xxhash.xxh3_64_hexdigest(batch.windows.tobytes())
-    assert metadata == {name: str(value) for name, value in vars(batch.header).items()}
+    fields = {name: str(value) for name, value in vars(batch.header).items()}
+    lines = "".join(f"{key}={fields[key]}\n" for key in sorted(fields)).encode()
+    columns = batch.dataset.astype("<u2").tobytes() + batch.first_token.astype("<u8").tobytes()
+    assert metadata == fields | {"header_checksum": xxhash.xxh3_64_hexdigest(lines + columns)}
 
 
 @given(batch=batches(), data=st.data())
@@ -84,19 +86,81 @@ def test_no_damaged_body_is_taken_for_another_batch(batch: WindowBatch, data: st
         received = decode(body)
     except DamagedDataError:
         return
-    # Padding, origins and names are not part of the checksum; the tokens are.
-    assert np.array_equal(received.windows, batch.windows)
+    assert_equal(received, batch)  # the bit was padding, or in a part of the framing that means nothing here
 
 
-def test_every_single_flipped_bit_is_refused_or_harmless() -> None:
-    batch = make_batch(np.random.default_rng(0), 1, 1, np.uint16, SMALL)
+def assert_equal(received: WindowBatch, batch: WindowBatch) -> None:
+    assert received.header == batch.header
+    for name in ("windows", "dataset", "first_token"):
+        assert np.array_equal(getattr(received, name), getattr(batch, name))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_every_single_flipped_bit_is_refused_or_harmless(dtype: type[np.unsignedinteger[Any]]) -> None:
+    batch = make_batch(np.random.default_rng(0), 2, 1, dtype, SMALL)
     body = bytearray(encode(batch))
+    refused = np.zeros(len(body), np.int64)
     for place in range(len(body)):
         for bit in range(8):
             body[place] ^= 1 << bit
-            with contextlib.suppress(DamagedDataError):
-                assert np.array_equal(decode(body).windows, batch.windows)
+            try:
+                assert_equal(decode(body), batch)
+            except DamagedDataError:
+                refused[place] += 1
             body[place] ^= 1 << bit
+    data = bytes(body)
+    for part in (batch.windows, batch.dataset, batch.first_token):
+        begin = data.index(part.tobytes())
+        assert (refused[begin : begin + part.nbytes] == 8).all()
+    sent = pa.ipc.open_stream(data).schema.metadata
+    for text in (*sent.keys(), *sent.values()):
+        begin = data.index(text) if len(text) > 3 else -1
+        assert begin < 0 or (refused[begin : begin + len(text)] == 8).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": "7"}, "step 7: the header and the origins of the windows have checksum .*, expected .*: damaged on"),
+        ({"run": "other"}, "the header and the origins of the windows have checksum"),
+        ({"checksum": "0" * 16}, "the header and the origins of the windows have checksum"),
+        ({"more": "1"}, "the header and the origins of the windows have checksum"),
+        ({"header_checksum": "0" * 16}, f"have checksum .*, expected {'0' * 16}"),
+        ({"header_checksum": None}, "the metadata has no header_checksum: damaged on the way, or from an older server"),
+    ],
+)
+def test_a_changed_header_is_named(changes: dict[str, str | None], message: str) -> None:
+    with pytest.raises(DamagedDataError, match=message):
+        decode(with_metadata(encode(make_batch(np.random.default_rng(0), 2, 1, np.uint16, SMALL)), changes))
+
+
+@pytest.mark.parametrize("column", [1, 2])
+def test_a_changed_origin_is_named(column: int) -> None:
+    body = encode(make_batch(np.random.default_rng(0), 2, 1, np.uint16, SMALL))
+    with pytest.raises(DamagedDataError, match="the header and the origins of the windows have checksum"):
+        decode(with_metadata(body, {}, swapped_column=column))
+
+
+def with_metadata(body: Any, changes: dict[str, str | None], *, swapped_column: int | None = None) -> Any:
+    """The body of another sender, who gives other metadata, or the rows of a column in another order."""
+    batch = pa.ipc.open_stream(body).read_next_batch()
+    if swapped_column is not None:
+        column = batch.column(swapped_column)
+        batch = batch.set_column(swapped_column, batch.schema.field(swapped_column), column.take(pa.array([1, 0])))
+    metadata = {key.decode(): value.decode() for key, value in batch.schema.metadata.items()}
+    metadata = {key: value for key, value in (metadata | changes).items() if value is not None}
+    batch = batch.replace_schema_metadata(metadata)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def test_golden_header_checksum() -> None:
+    """Others compute it too: it never changes."""
+    origins = np.array([3, 1], np.uint16), np.array([2**40, 17], np.uint64)
+    assert header_checksum({"step": "7", "run": "wiki"}, *origins) == "b82e00122a28f6c0"
+    assert header_checksum({"run": "wiki", "header_checksum": "x", "step": "7"}, *origins) == "b82e00122a28f6c0"
 
 
 @given(batch=batches(), data=st.data())

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_body_gets_through_or_breaks_the_client(server: FaultServer, data: st.DataObject) -> None:
-    """Bytes changed anywhere, or anything at all: the right windows or a clear error."""
+    """Bytes changed anywhere, or anything at all: the right batch or a clear error."""
     right = server.plan.read_batch(0)
     body = bytearray(wire.encode(right))
     if data.draw(st.booleans()):
@@ -40,6 +40,8 @@ def test_no_body_gets_through_or_breaks_the_client(server: FaultServer, data: st
     with BatchStream(server.url, prefetch=0, timeout_seconds=10) as stream:
         batch = next(stream)
     assert np.array_equal(batch.windows.numpy(), right.windows)
+    assert np.array_equal(batch.dataset, right.dataset)
+    assert np.array_equal(batch.first_token, right.first_token)
     assert batch.header == right.header
 
 

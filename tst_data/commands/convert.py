@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
 
-from tst_data.command_line import JsonOption, print_json
+from tst_data.command_line import CommandStoppedError, JsonOption, print_json, print_line, print_note
 from tst_data.commands.progress import ConversionDisplay
 from tst_data.conversion.pipeline import convert
 from tst_data.conversion.request import Conversion, ConversionReport
@@ -81,8 +80,7 @@ def convert_command(
         try:
             report = convert(conversion, destination, num_workers=num_workers, restart=restart, report=display.show)
         except KeyboardInterrupt:
-            display.note("conversion: stopped; give the same command again to resume")
-            raise
+            raise CommandStoppedError("conversion: stopped; give the same command again to resume") from None
     if json:
         print_json(report.model_dump())
     else:
@@ -118,21 +116,20 @@ def _number(value: str) -> float:
 def _print_report(report: ConversionReport) -> None:
     for made in (report, report.validation):
         if made is not None:
-            print(
+            print_line(
                 f"{made.path}: {made.documents:,} documents, {made.tokens:,} tokens, {made.shards:,} shards, "
                 f"fingerprint {made.fingerprint[:16]}"
             )
             if made.lost_characters:
                 share = 100 * made.lost_characters / made.characters
-                print(
+                print_note(
                     f"{made.path}: the tokenizer cannot represent {made.lost_characters:,} of {made.characters:,} "
-                    f"characters ({share:.2g}%)",
-                    file=sys.stderr,
+                    f"characters ({share:.2g}%)"
                 )
     if report.already_done:
         encoder = f", with {report.encoder}" if report.encoder else ""
-        print(f"nothing to do: this conversion was finished before{encoder}")
+        print_line(f"nothing to do: this conversion was finished before{encoder}")
         return
-    print(f"{report.seconds:.1f} s, {report.tokens_per_second:,.0f} tokens/s")
+    print_line(f"{report.seconds:.1f} s, {report.tokens_per_second:,.0f} tokens/s")
     if report.passed_over:
-        print(f"skipped {report.passed_over:,} documents that are not UTF-8", file=sys.stderr)
+        print_note(f"skipped {report.passed_over:,} documents that are not UTF-8")

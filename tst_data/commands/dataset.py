@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tst_data.command_line import JsonOption, print_json
+from tst_data.command_line import JsonOption, print_json, print_line
 from tst_data.commands.progress import verify_progress
 from tst_data.dataset.document_index import Document
 from tst_data.dataset.reader import Dataset, open_dataset
@@ -58,7 +58,7 @@ def verify_command(dataset: DatasetFolder, json: JsonOption = False) -> None:
     if json:
         print_json(facts)
     else:
-        print(f"{dataset}: all {facts['bytes']:,} bytes of shards are as they were written")
+        print_line(f"{dataset}: all {facts['bytes']:,} bytes of shards are as they were written")
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _document_facts(document: Document) -> dict[str, Any]:
 
 
 def _print_fact(name: str, value: Any) -> None:
-    print(f"{name.replace('_', ' '):<22}{_shown(value)}")
+    print_line(f"{name.replace('_', ' '):<22}{_shown(value)}")
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from tst_data.conversion.request import ConversionProgress
+from tst_data.visible_text import visible
 
 __all__ = ["ConversionDisplay", "verify_progress"]
 
@@ -52,7 +53,7 @@ class ConversionDisplay:
 
     def note(self, message: str) -> None:
         """Print one line on stderr."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(visible(message), markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         if self._bar is not None:

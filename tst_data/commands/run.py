@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +10,16 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from rich.text import Text
 
-from tst_data.command_line import JsonOption, output_console, print_json
+from tst_data.command_line import (
+    CommandStoppedError,
+    JsonOption,
+    output_console,
+    print_json,
+    print_line,
+    print_note,
+    table_cell,
+)
 from tst_data.errors import InvalidInputError
 from tst_data.inspection.plan_report import PlanReport, report_plan
 from tst_data.inspection.preview import Preview, preview_sequence
@@ -60,7 +66,7 @@ def plan(
     else:
         _print_report(report)
     for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print_note(f"warning: {warning}")
 
 
 def _print_report(report: PlanReport) -> None:
@@ -96,7 +102,7 @@ def _print_report(report: PlanReport) -> None:
                 f"{use.first_epoch:.3f}..{use.last_epoch:.3f}",
                 f"{use.passed_over_at_ends:,}",
                 f"{use.passed_over_at_switch:,}",
-                Text(use.path),
+                table_cell(use.path),
             )
     console.print(uses)
     for phase in report.phases:
@@ -136,10 +142,9 @@ def preview(
 
 def _print_preview(shown: Preview) -> None:
     console = output_console()
-    console.print(
+    print_line(
         f"run {shown.run}, step {shown.step}, phase {shown.phase} (bag size {shown.bag_size}, superpose "
-        f"{shown.superpose}), sequence {shown.sequence}: from token {shown.first_token:,} of {shown.dataset}",
-        markup=False,
+        f"{shown.superpose}), sequence {shown.sequence}: from token {shown.first_token:,} of {shown.dataset}"
     )
     table = Table(box=None, header_style="bold")
     table.add_column("k", justify="right")
@@ -147,7 +152,8 @@ def _print_preview(shown: Preview) -> None:
     table.add_column("predicts")
     for bag in shown.bags:
         color = BAG_COLORS[bag.position % len(BAG_COLORS)]
-        table.add_row(str(bag.position), Text(repr(bag.inputs), color), Text(" ".join(map(repr, bag.targets))))
+        targets = " ".join(map(repr, bag.targets))
+        table.add_row(str(bag.position), table_cell(repr(bag.inputs), color), table_cell(targets))
     console.print(table)
     if len(shown.bags) < shown.num_bags:
         console.print(f"... {shown.num_bags - len(shown.bags):,} more bags (--bags)")
@@ -156,7 +162,13 @@ def _print_preview(shown: Preview) -> None:
         documents.add_column(name)
     for document in shown.documents:
         places = f"{document.bags[0]}..{document.bags[-1]}" if document.bags else "-"
-        documents.add_row(places, Text(document.id), Text(document.source), f"{document.row:,}", f"{document.length:,}")
+        documents.add_row(
+            places,
+            table_cell(document.id),
+            table_cell(document.source),
+            f"{document.row:,}",
+            f"{document.length:,}",
+        )
     console.print(documents)
 
 
@@ -187,8 +199,7 @@ def materialize(
                 task = progress.add_task("sequences", total=total)
                 written = write(opened, destination, progress=lambda rows: progress.update(task, completed=rows))
         except KeyboardInterrupt:
-            print(f"{out}: stopped; give the same command again to resume", file=sys.stderr)
-            raise
+            raise CommandStoppedError(f"{out}: stopped; give the same command again to resume") from None
         result = {
             "run": opened.run.name,
             "fingerprint": opened.fingerprint,
@@ -201,6 +212,6 @@ def materialize(
     if json:
         print_json(result)
     elif written:
-        print(f"wrote {total:,} sequences of {result['steps']:,} steps to {out}", file=sys.stderr)
+        print_note(f"wrote {total:,} sequences of {result['steps']:,} steps to {out}")
     else:
-        print(f"{out}: already holds this run, so there is nothing to do", file=sys.stderr)
+        print_note(f"{out}: already holds this run, so there is nothing to do")

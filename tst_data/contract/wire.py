@@ -4,10 +4,15 @@ Tokens are sent in the shard's own dtype. Targets are not sent, because they are
 of the superposition phase costs 2 bytes a token; int64 inputs and targets would cost 16. Any Arrow implementation reads
 it. The header is in the schema's metadata, all strings. Values and metadata are promised forever, equal bytes for one
 version of pyarrow.
+
+`checksum` covers the windows; `header_checksum` covers everything else that a receiver reads. It is made from the very
+strings that are sent and compared with the very strings that arrive, so header and checksum cannot come apart. The
+columns it covers have 10 bytes a row, where a window has thousands.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,9 +25,12 @@ from tst_data.configuration import validation_message
 from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
 from tst_data.errors import DamagedDataError
 
-__all__ = ["CONTENT_TYPE", "decode", "encode", "encode_parts", "etag"]
+__all__ = ["CONTENT_TYPE", "decode", "encode", "encode_parts", "etag", "header_checksum"]
 
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
+
+HEADER_CHECKSUM = "header_checksum"
+"""The metadata key that is not a field of the header."""
 
 SMALL_BYTES = 1 << 16
 """Smaller parts are joined: copying them costs less than sending them one by one."""
@@ -48,11 +56,30 @@ def encode_parts(batch: WindowBatch) -> list[memoryview]:
         pa.array(batch.first_token, type=pa.uint64()),
     ]
     metadata = {name: str(value) for name, value in vars(batch.header).items()}
+    metadata[HEADER_CHECKSUM] = header_checksum(metadata, batch.dataset, batch.first_token)
     record_batch = pa.record_batch(columns, names=["window", "dataset", "first_token"], metadata=metadata)
     sink = _Parts()
     with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), record_batch.schema) as writer:
         writer.write_batch(record_batch)
     return sink.joined()
+
+
+def header_checksum(
+    metadata: Mapping[str, str],
+    dataset: NDArray[np.unsignedinteger[Any]],
+    first_token: NDArray[np.unsignedinteger[Any]],
+) -> str:
+    """xxh3_64 of the metadata and of both small columns, as 16 lower-case hex digits.
+
+    Hashed are, as UTF-8, `KEY=VALUE` and a line feed for each key but `header_checksum`, sorted by key; then the values
+    of `dataset` (2 bytes each) and of `first_token` (8 bytes each), little-endian.
+    """
+    digest = xxhash.xxh3_64()
+    for key in sorted(metadata.keys() - {HEADER_CHECKSUM}):
+        digest.update(f"{key}={metadata[key]}\n".encode())
+    digest.update(dataset.astype("<u2").tobytes())
+    digest.update(first_token.astype("<u8").tobytes())
+    return digest.hexdigest()
 
 
 class _Parts:
@@ -90,16 +117,28 @@ class _Parts:
 def decode(body: Any) -> WindowBatch:
     """The batch that a body holds. Its arrays are views of the body, and can be written to if the body can.
 
-    Raises DamagedDataError where the body is not a batch, or its checksum is another one.
+    Raises DamagedDataError where the body is not a batch, or one of its checksums is missing or another one.
     """
     try:
-        batch = _parse(body)
+        batch, metadata = _parse(body)
     except Exception as error:  # bytes of something else make the parser raise almost anything
         reason = validation_message(error) if isinstance(error, ValidationError) else error
         raise DamagedDataError(
             f"a body of {len(body):,} bytes: is not a superposed batch ({reason}); fetch it again"
         ) from None
     header = batch.header
+    sent = metadata.get(HEADER_CHECKSUM)
+    if sent is None:
+        raise DamagedDataError(
+            f"step {header.step}: the metadata has no {HEADER_CHECKSUM}: damaged on the way, or from an older "
+            "server; fetch the batch again, or use equal versions"
+        )
+    found = header_checksum(metadata, batch.dataset, batch.first_token)
+    if found != sent:
+        raise DamagedDataError(
+            f"step {header.step}: the header and the origins of the windows have checksum {found}, expected {sent}: "
+            "damaged on the way; fetch the batch again"
+        )
     found = checksum(batch.windows)
     if found != header.checksum:
         raise DamagedDataError(
@@ -109,8 +148,11 @@ def decode(body: Any) -> WindowBatch:
     return batch
 
 
-def _parse(body: Any) -> WindowBatch:
-    """The batch, with the shapes that its header asks for. For bytes of something else it raises almost anything."""
+def _parse(body: Any) -> tuple[WindowBatch, dict[str, str]]:
+    """The batch, with the shapes that its header asks for, and the metadata.
+
+    For bytes of something else it raises almost anything.
+    """
     with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
         record_batch = reader.read_next_batch()
     record_batch.validate()
@@ -122,7 +164,7 @@ def _parse(body: Any) -> WindowBatch:
     expected_shape = (header.num_rows, header.geometry.window_length)
     if windows.shape != expected_shape or not len(dataset) == len(first_token) == header.num_rows:
         raise ValueError(f"step {header.step} has windows of shape {windows.shape}, expected {expected_shape}")
-    return WindowBatch(header, windows, dataset, first_token)
+    return WindowBatch(header, windows, dataset, first_token), metadata
 
 
 def etag(batch: WindowBatch, parts: list[memoryview]) -> str:

@@ -25,12 +25,18 @@ from tst_data.conversion.lost_characters import refuse_lost_characters
 from tst_data.conversion.request import Conversion, ConversionProgress, ConversionReport
 from tst_data.conversion.split_writer import END, SplitWriter, counts_of
 from tst_data.conversion.splits import TRAINING, VALIDATION, split_destinations, validation_path
-from tst_data.conversion.staging import Staging, is_vacant, staging_folder
+from tst_data.conversion.staging import Staging, staging_folder
 from tst_data.dataset.manifest import Manifest, dtype_for, is_finished, load_manifest
 from tst_data.dataset.reader import open_dataset
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.sources.parts import SourcePart, find_sources, sources_digest
-from tst_data.stores.destination import refuse_inside_sources, writing_to
+from tst_data.stores.destination import (
+    is_vacant,
+    making_parents,
+    refuse_inside_sources,
+    refuse_occupied,
+    writing_to,
+)
 from tst_data.streaming_compat import import_streaming
 from tst_data.tokenizer.base import Tokenizer
 from tst_data.tokenizer.json_tokenizer import library_version
@@ -76,7 +82,7 @@ def convert(
             request["tokenizer_hash"] = tokenizer.hash
         # Versions of a library differ in the ids of some texts, so another one must not write the rest of a dataset.
         request["encoder"] = tokenizer.library if tokenizer is not None else library_version()
-        with Staging(destination, request, restart=restart) as staging:
+        with making_parents(destination), Staging(destination, request, restart=restart) as staging:
             attempt = _Attempt(conversion, destination, staging, parts, report or (lambda progress: None))
             try:
                 if not staging.is_complete:
@@ -266,8 +272,7 @@ def _finished_before(destination: Path, request: Mapping[str, Any], conversion: 
     if not is_vacant(destination):
         made = load_manifest(destination).made if is_finished(destination) else {}
         if any(made.get(key) != value for key, value in request.items()):
-            what = "another dataset" if made else "something else"
-            raise InvalidInputError(f"{destination}: already holds {what}; choose another --out, or move it away")
+            refuse_occupied(destination, "another dataset" if made else "something else")
         return _report_on_finished(destination, request, conversion)
     validation = validation_path(destination)
     if request["validation"] and not is_vacant(validation) and not staging_folder(destination).exists():

@@ -137,7 +137,8 @@ def counts_of(made: Mapping[str, Any]) -> CharacterCounts:
 def _place_to_continue(writer: DatasetWriter, source_names: Sequence[str]) -> SourcePlace:
     """The place of the document at which `writer.resume_point` is."""
     for shard in reversed(range(writer.num_shards)):
-        documents = pq.read_table(writer.folder / document_file_name(shard), columns=["source", "row"])
+        with (writer.folder / document_file_name(shard)).open("rb") as file:  # a path that is not UTF-8 works too
+            documents = pq.read_table(file, columns=["source", "row"])
         if documents.num_rows:
             last = documents.slice(documents.num_rows - 1).to_pylist()[0]
             # Where only the first tokens of that document are in finished shards, it is read again.

@@ -20,8 +20,9 @@ from tst_data.configuration import shown
 from tst_data.dataset.manifest import load_manifest
 from tst_data.durable_files import FileLock, sync_folder, write_atomically
 from tst_data.errors import InvalidInputError
+from tst_data.stores.destination import is_vacant
 
-__all__ = ["Staging", "is_vacant", "staging_folder"]
+__all__ = ["Staging", "staging_folder"]
 
 _REQUEST_NAME = "conversion.json"
 _FINISHED_NAME = "finished.json"
@@ -33,13 +34,6 @@ _DISCARDED: dict[str, Any] = {}
 def staging_folder(destination: Path) -> Path:
     """The folder in which the dataset at `destination` is built."""
     return destination.with_name(f".{destination.name}.converting")
-
-
-def is_vacant(destination: Path) -> bool:
-    """Whether a dataset may be put there: nothing is there, or an empty folder."""
-    if destination.is_symlink() or not destination.is_dir():
-        return not os.path.lexists(destination)
-    return not any(destination.iterdir())
 
 
 class Staging:

@@ -160,7 +160,7 @@ def is_finished(folder: Path) -> bool:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, then its hash."""
     text = json.dumps(manifest.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    data = text.encode()
+    data = text.encode(errors="backslashreplace")  # a byte of a path that is not UTF-8 becomes JSON's escape \udce9
     write_atomically(folder / MANIFEST_NAME, data)
     line = f"{hashlib.sha256(data).hexdigest()}  {MANIFEST_NAME}\n"
     write_atomically(folder / MANIFEST_HASH_NAME, line.encode())

@@ -121,7 +121,7 @@ class ShardTable:
         self._path = folder / SHARD_TABLE_NAME
         self._row_groups = BoundedCache[int, _Pieces](_CACHED_ROW_GROUPS)
         try:
-            with pq.ParquetFile(self._path) as file:
+            with self._path.open("rb") as opened, pq.ParquetFile(opened) as file:  # a path that is not UTF-8 works too
                 self._metadata = file.metadata
                 if file.schema_arrow.names != _SCHEMA.names:
                     raise DamagedDataError(
@@ -166,7 +166,10 @@ class ShardTable:
 
     def _read_pieces(self, group: int) -> _Pieces:
         try:
-            with pq.ParquetFile(self._path, metadata=self._metadata, page_checksum_verification=True) as file:
+            with (
+                self._path.open("rb") as opened,
+                pq.ParquetFile(opened, metadata=self._metadata, page_checksum_verification=True) as file,
+            ):
                 table = file.read_row_group(group, columns=["pieces"], use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from None

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from tst_data.dataset.manifest import INDEX_NAME, shard_file_name
 from tst_data.dataset.mds import FixedSampleEncoder, index_chunks
 from tst_data.dataset.shard_table import piece_hashes
 from tst_data.durable_files import TEMPORARY_SUFFIX, sync_folder, try_lock, write_atomically, write_file_atomically
-from tst_data.errors import ForeignDataError, InvalidInputError
+from tst_data.errors import ForeignDataError, InvalidInputError, TSTError
 from tst_data.materialized.layout import (
     COLUMNS,
     FORMAT_VERSION,
@@ -34,6 +35,7 @@ from tst_data.materialized.layout import (
     row_dtype,
 )
 from tst_data.plan.plan import Plan
+from tst_data.stores.destination import is_vacant, making_parents, refuse_occupied
 
 __all__ = ["SHARD_BYTES", "ShardRows", "materialize"]
 
@@ -74,46 +76,67 @@ def materialize(
     InvalidInputError where `out` holds something else.
     """
     description = plan.describe()
-    if out.exists():
+    if not is_vacant(out):
         _refuse_other(out, description)
         return False
     staging = out.with_name(f".{out.name}.materializing")
-    staging.mkdir(parents=True, exist_ok=True)
-    with _locked(staging):
-        if out.exists():  # finished by another process while this one waited for the lock
-            return False
-        for leftover in staging.glob(f"*{TEMPORARY_SUFFIX}"):  # of a process that was killed
-            leftover.unlink()
-        written = _read_journal(staging, description, shard_bytes)
-        for number, shard_rows in enumerate(_rows_of_shards(description, shard_bytes)):
-            if number == len(written):
-                written.append(_write_shard(plan, staging, number, shard_rows))
-                _append_journal(staging, written[-1].model_dump_json())
-            if progress:
-                progress(shard_rows.first_row + shard_rows.rows)
-        with write_file_atomically(staging / INDEX_NAME) as file:
-            file.writelines(index_chunks(item.entry for item in written))
-        run = MaterializedRun(
-            format_version=FORMAT_VERSION, description=description, shards=tuple(item.shard for item in written)
-        )
-        write_atomically(staging / RUN_FILE_NAME, (run.model_dump_json(indent=1) + "\n").encode())
-        (staging / JOURNAL_NAME).unlink()
-        staging.rename(out)
-        sync_folder(out.parent)
+    with making_parents(out):
+        staging.mkdir(exist_ok=True)
+        with _locked(staging):
+            if not is_vacant(out):  # finished by another process while this one waited for the lock
+                _refuse_other(out, description)
+                return False
+            for leftover in staging.glob(f"*{TEMPORARY_SUFFIX}"):  # of a process that was killed
+                leftover.unlink()
+            written = _read_journal(staging, description, shard_bytes)
+            try:
+                _write_shards(plan, staging, written, shard_bytes, progress)
+            except TSTError:
+                if not written:  # there is nothing to resume
+                    shutil.rmtree(staging)
+                raise
+            _finish(staging, description, written)
+            staging.rename(out)
+            sync_folder(out.parent)
     return True
 
 
+def _write_shards(
+    plan: Plan, staging: Path, written: list[_Written], shard_bytes: int, progress: Callable[[int], None] | None
+) -> None:
+    """Write the shards after those that are in `written`, and append each to it."""
+    for number, shard_rows in enumerate(_rows_of_shards(plan.describe(), shard_bytes)):
+        if number == len(written):
+            shard = _write_shard(plan, staging, number, shard_rows)
+            _append_journal(staging, shard.model_dump_json())
+            written.append(shard)
+        if progress:
+            progress(shard_rows.first_row + shard_rows.rows)
+
+
+def _finish(staging: Path, description: RunDescription, written: Sequence[_Written]) -> None:
+    """Write what makes the folder a whole run."""
+    with write_file_atomically(staging / INDEX_NAME) as file:
+        file.writelines(index_chunks(item.entry for item in written))
+    run = MaterializedRun(
+        format_version=FORMAT_VERSION, description=description, shards=tuple(item.shard for item in written)
+    )
+    write_atomically(staging / RUN_FILE_NAME, (run.model_dump_json(indent=1) + "\n").encode())
+    (staging / JOURNAL_NAME).unlink()
+
+
 def _refuse_other(out: Path, description: RunDescription) -> None:
+    """Refuse a folder that holds anything else than this run."""
     try:
         there = MaterializedRun.model_validate_json((out / RUN_FILE_NAME).read_bytes()).description
     except (OSError, ValidationError):
-        raise InvalidInputError(f"{out}: exists and is not a materialized run; choose another --out") from None
+        refuse_occupied(out)
     except ForeignDataError as error:
         raise ForeignDataError(f"{out}: holds a run that {error}; choose another --out") from None
     if there.fingerprint != description.fingerprint:
         raise ForeignDataError(
             f"{out}: holds run '{there.name}' with fingerprint {there.fingerprint}, not '{description.name}' with "
-            f"{description.fingerprint}; choose another --out"
+            f"{description.fingerprint}; choose another --out, or move it away"
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tst_data.configuration import load_model, parse_model
 from tst_data.errors import InvalidInputError
+from tst_data.given_files import expanded_path
 from tst_data.run.specification import RunSpecification
 
 __all__ = ["Run", "load_run", "parse_run"]
@@ -44,11 +45,11 @@ class Run:
                 f"{self.place}: 'datasets.{number}.path': '{path}' is in an object store, which cannot be read yet; "
                 "copy the dataset to a local folder and give that"
             )
-        return self.folder / Path(path).expanduser()
+        return self.folder / expanded_path(path, f"{self.place}: 'datasets.{number}.path'")
 
 
 def load_run(path: str | Path) -> Run:
-    """Read a run file (YAML, or JSON, which is YAML too).
+    """Read a run file: JSON where its name ends in `.json` or its text is JSON, else YAML.
 
     Raises NotFoundError where there is no such file, InvalidInputError where it is not a run; both name the file.
     """

@@ -28,6 +28,12 @@ MAX_WINDOW_TOKENS = 1 << 30
 MAX_RUN_TOKENS = 1 << 60
 """Input tokens of a whole run. No run comes near it, and all counts stay within 64 bits."""
 
+MAX_BATCH_SIZE = 1 << 22
+"""Sequences of a step. The windows of a whole step are computed at once; 4 million take about a second and 200 MB."""
+
+MAX_STEP_TOKENS = 1 << 32
+"""Tokens of the windows of one step: 8 or 16 GB, which one process can still hold."""
+
 NAME_PATTERN = "^[a-z0-9][a-z0-9._-]*$"
 
 
@@ -41,6 +47,7 @@ def _check_name(name: str) -> str:
 
 Name = Annotated[str, Field(max_length=64, json_schema_extra={"pattern": NAME_PATTERN}), AfterValidator(_check_name)]
 Count = Annotated[int, Field(strict=True, ge=1, le=1 << 62)]
+BatchSize = Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH_SIZE)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
@@ -64,7 +71,7 @@ class Phase(Frozen):
     """Optimizer steps of the phase."""
     superpose: Superpose = "both"
     """What is superposed: `both` inputs and targets (the paper's TST), only the `input`, or only the `output`."""
-    batch_size: Count | None = None
+    batch_size: BatchSize | None = None
     """Sequences of a step in this phase, over all ranks; that of the run by default."""
     sequence_length: Count | None = None
     """Latent positions of a sequence in this phase; that of the run by default."""
@@ -81,7 +88,7 @@ class RunSpecification(Frozen):
     """The datasets, each once. Their order is part of the run's identity."""
     sequence_length: Count
     """Latent positions of a sequence (L). A window holds `bag_size` times as many tokens, and those of its targets."""
-    batch_size: Count
+    batch_size: BatchSize
     """Sequences of an optimizer step over all ranks (B)."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=1 << 64)] = 0
     """Seed of the order in which windows are drawn."""
@@ -109,6 +116,12 @@ class RunSpecification(Frozen):
                 raise ValueError(
                     f"{place}: windows of {window_length:,} tokens, expected at most {MAX_WINDOW_TOKENS:,}; lower "
                     "bag_size or sequence_length"
+                )
+            step_tokens = self.phase_batch_size(index) * window_length
+            if step_tokens > MAX_STEP_TOKENS:
+                raise ValueError(
+                    f"{place}: a step has windows of {step_tokens:,} tokens, expected at most {MAX_STEP_TOKENS:,}; lower "
+                    "batch_size, bag_size or sequence_length"
                 )
             run_tokens += self.phase_batch_size(index) * phase.steps * self.geometry(index).advance
             if run_tokens > MAX_RUN_TOKENS:

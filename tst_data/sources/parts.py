@@ -180,7 +180,7 @@ def _file(path: Path) -> SourceFile:
     status = path.stat()
     return SourceFile(
         path=path,
-        name=os.fsencode(path.as_posix()).decode(errors="replace"),
+        name=os.fsencode(path.as_posix()).decode(errors="backslashreplace"),  # two names stay two, \xe9 and \xe8
         format=_FORMATS.get(os.path.splitext(stem)[1].lower(), "text"),
         compression=compression,
         size_bytes=status.st_size,

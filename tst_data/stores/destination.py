@@ -1,4 +1,4 @@
-"""The folder that a command is asked to make: what may be given, and the errors of the file system about it.
+"""The folder that a command is asked to make: what may be given, its parents, and the file system's errors about it.
 
 Datasets are built in a hidden folder beside their destination, so an error of the file system names a path that the
 user did not give. Here it becomes one line about the destination. Errors about other files stay as they are.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from tst_data.errors import InvalidInputError, TSTError
 
-__all__ = ["local_destination", "refuse_inside_sources", "writing_to"]
+__all__ = ["is_vacant", "local_destination", "making_parents", "refuse_inside_sources", "refuse_occupied", "writing_to"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -26,7 +27,39 @@ def local_destination(given: str) -> Path:
         raise InvalidInputError(
             f"--out {given}: expected a folder on this machine; give its path, and copy the folder when it is whole"
         )
+    if Path(given).name in ("", ".."):
+        raise InvalidInputError(f"--out {given or repr(given)}: has no name; give the path of a folder to make")
     return Path(given)
+
+
+def is_vacant(destination: Path) -> bool:
+    """Whether a folder may be put there: nothing is there, or an empty folder."""
+    if destination.is_symlink() or not destination.is_dir():
+        return not os.path.lexists(destination)
+    return not any(destination.iterdir())
+
+
+def refuse_occupied(destination: Path, holds: str = "something else") -> NoReturn:
+    """Refuse a destination that is not vacant."""
+    raise InvalidInputError(f"{destination}: already holds {holds}; choose another --out, or move it away")
+
+
+@contextmanager
+def making_parents(destination: Path) -> Iterator[None]:
+    """Make the folders above `destination` that are missing. After an error those that are empty are removed again."""
+    missing = [parent for parent in destination.parents if not os.path.lexists(parent)]
+    made = []
+    try:
+        for parent in reversed(missing):
+            with suppress(FileExistsError):  # another process was quicker
+                parent.mkdir()
+                made.append(parent)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for parent in reversed(made):
+                parent.rmdir()
+        raise
 
 
 def refuse_inside_sources(destination: Path, sources: Sequence[str]) -> None:
