@@ -22,7 +22,7 @@ from typing import Self
 
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError, UnavailableError
 
-__all__ = ["DatasetFolder", "Identity", "OpenFile", "identity_of", "read_error", "read_errors"]
+__all__ = ["DatasetFolder", "Identity", "OpenFile", "identity_of", "read_error", "read_errors", "read_into"]
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
 """Errors that say: at this name there is no file."""
@@ -97,6 +97,14 @@ class OpenFile:
 
     def __del__(self) -> None:
         self.close()
+
+
+def read_into(view: memoryview, file: OpenFile, start: int) -> int:
+    """Fill the view with the bytes of the file from `start` on -> how many there were. Releases the lock."""
+    done = 0
+    while done < len(view) and (count := os.preadv(file.number, [view[done:]], start + done)):
+        done += count
+    return done
 
 
 class DatasetFolder:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tst_data.dataset.disk_check import DiskCheck
 from tst_data.dataset.document_index import Document, DocumentIndex
 from tst_data.dataset.folder import DatasetFolder
-from tst_data.dataset.manifest import SHARD_TABLE_NAME, Manifest, read_manifest
+from tst_data.dataset.manifest import MANIFEST_NAME, SHARD_TABLE_NAME, Manifest, read_manifest
 from tst_data.dataset.shard_reader import MapCache, ShardFiles, ShardRead, default_map_cache, read_shards
 from tst_data.dataset.shard_table import ShardTable
 from tst_data.dataset.verification import Verified, Verifier, check_table, read_verified
@@ -79,6 +80,11 @@ class Dataset:
     def num_bytes(self) -> int:
         """Bytes of all shard files."""
         return int(self._table.num_bytes.sum())
+
+    @property
+    def written_at(self) -> float:
+        """When the manifest was written, in seconds since 1970."""
+        return self._folder.status(MANIFEST_NAME).st_mtime
 
     def read(self, first_token: int, num_tokens: int) -> NDArray[Any]:
         """Tokens (num_tokens,) from `first_token` on, over any number of shards. A copy, in the dataset's dtype.
@@ -192,6 +198,18 @@ class Dataset:
         """
         self._verifier().check_files()
 
+    def pieces(self, shard: int) -> NDArray[np.uint64]:
+        """The hash of each piece of 1 MiB of a shard. Raises as `read`."""
+        return self._table.pieces(shard)
+
+    def disk_check(self) -> DiskCheck:
+        """What compares pieces with what was written, past the page cache."""
+        return DiskCheck(self._files)
+
+    def distrust(self, shard: int, piece: int) -> None:
+        """Verify a piece again before its next use."""
+        self._files.distrust(shard, piece)
+
     def _verifier(self) -> Verifier:
         return Verifier(self._folder, self.manifest, self._table, self._files)
 
@@ -226,22 +244,39 @@ def read_windows(
     """
     dtype = datasets[0].dtype
     num_bytes = window_length * dtype.itemsize
-    map_numbers = np.empty(len(first_tokens), np.intp)
     starts = np.empty(len(first_tokens), np.int64)
+    read_numbers = np.empty(len(first_tokens), np.intp)
     reads: list[ShardRead] = []
     for number, of_dataset in enumerate(datasets):
         rows = np.flatnonzero(dataset == number)
         shards, starts[rows] = of_dataset._places(first_tokens[rows], window_length)
-        rows = rows[np.argsort(shards, kind="stable")]
         used, counts = np.unique(shards, return_counts=True)
-        map_numbers[rows] = np.repeat(np.arange(len(reads), len(reads) + len(used)), counts)
-        for shard, of_shard in zip(used.tolist(), np.split(rows, np.cumsum(counts)), strict=False):
-            reads.append(ShardRead(of_dataset._files, shard, starts[of_shard], num_bytes))
-    copied = read_shards(reads, lambda maps: copy_windows(maps, map_numbers, starts, num_bytes))
-    windows: NDArray[Any] = copied.view(dtype)
+        rows = rows[np.argsort(shards, kind="stable")]
+        read_numbers[rows] = np.repeat(np.arange(len(reads), len(reads) + len(used)), counts)
+        of_shards = np.split(rows, np.cumsum(counts))
+        reads += [
+            ShardRead(of_dataset._files, shard, starts[of_shard], num_bytes)
+            for shard, of_shard in zip(used.tolist(), of_shards[: len(used)], strict=True)
+        ]
+    windows: NDArray[Any] = _copy_rows(reads, read_numbers, starts, num_bytes).view(dtype)
     if _exceeds(windows, datasets[0].manifest.vocabulary_size):
         for number, of_dataset in enumerate(datasets):
             of_dataset._check_ids(windows[dataset == number], first_tokens[dataset == number])
+    return windows
+
+
+def _copy_rows(
+    reads: Sequence[ShardRead], read_numbers: NDArray[np.intp], starts: NDArray[np.int64], num_bytes: int
+) -> NDArray[np.uint8]:
+    """The windows that begin at byte `starts[i]` of the shard of `reads[read_numbers[i]]`: (n, num_bytes)."""
+    # All maps of a pass are held at the same time: never more than a quarter of what the cache may keep.
+    at_once = max(1, min((read.files.num_maps for read in reads), default=0) // 4)
+    if 0 < len(reads) <= at_once:
+        return read_shards(reads, lambda maps: copy_windows(maps, read_numbers, starts, num_bytes))
+    windows = np.empty((len(starts), num_bytes), np.uint8)
+    for begin in range(0, len(reads), at_once):
+        rows = np.flatnonzero((read_numbers >= begin) & (read_numbers < begin + at_once))
+        windows[rows] = _copy_rows(reads[begin : begin + at_once], read_numbers[rows] - begin, starts[rows], num_bytes)
     return windows
 
 

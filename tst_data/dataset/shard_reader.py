@@ -34,7 +34,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tst_data.dataset.bounded_cache import BoundedCache
-from tst_data.dataset.folder import DatasetFolder, Identity, OpenFile, identity_of, read_error, read_errors
+from tst_data.dataset.folder import DatasetFolder, Identity, OpenFile, identity_of, read_error, read_errors, read_into
 from tst_data.dataset.shard_table import PIECE_BYTES
 from tst_data.errors import DamagedDataError, UnavailableError
 
@@ -124,6 +124,11 @@ class ShardFiles:
         # A dataset that is dropped and not closed gives its maps back too.
         weakref.finalize(self, _drop_maps, cache, self._owner).atexit = False
 
+    @property
+    def num_maps(self) -> int:
+        """How many maps its cache keeps."""
+        return self._cache.limit
+
     def hold(self, shard: int, starts: NDArray[np.int64], num_bytes: int) -> MappedShard:
         """The shard's map, after the `num_bytes` from each of `starts` in the file were verified.
 
@@ -165,41 +170,40 @@ class ShardFiles:
         """Raise DamagedDataError unless the file is there and has the size that was written."""
         self._check_size(shard, self._folder.status(self._table.file_name(shard), self._expected(shard)))
 
-    def num_pieces(self, shard: int) -> int:
-        """Pieces of the file."""
-        return -(-int(self._table.num_bytes[shard]) // PIECE_BYTES)
+    def range_of(self, shard: int, piece: int) -> tuple[int, int]:
+        """Where in the file the piece begins and ends."""
+        start = piece << _PIECE_SHIFT
+        return start, min(start + PIECE_BYTES, int(self._table.num_bytes[shard]))
 
-    def read_piece(
-        self, shard: int, piece: int, expected: int, file: OpenFile, buffer: memoryview | None = None
-    ) -> memoryview:
-        """The bytes of a piece, valid until this thread reads another one.
+    def read_piece(self, shard: int, piece: int, expected: int, file: OpenFile) -> memoryview:
+        """The bytes of a piece, in a buffer that is valid until this thread reads another one.
 
         Raises DamagedDataError where their hash is not the `expected` one. Releases the interpreter's lock.
         """
-        start, end = self._range(shard, piece)
-        view = (buffer or _buffers.piece)[: end - start]
+        start, end = self.range_of(shard, piece)
+        view = _buffers.piece[: end - start]
         with read_errors(self.path(shard)):
-            done = 0
-            while done < len(view) and (count := os.preadv(file.number, [view[done:]], start + done)):
-                done += count
+            num_bytes = read_into(view, file, start)
+        self.check_hash(shard, piece, view[:num_bytes], expected)
+        return view
+
+    def check_hash(self, shard: int, piece: int, data: memoryview, expected: int) -> None:
+        """Raise DamagedDataError unless these bytes of a piece have the hash. Releases the interpreter's lock."""
         state = xxhash.xxh3_64()
-        state.update(view)  # releases the lock, which a call of xxh3_64_intdigest does not
-        if done < len(view) or state.intdigest() != expected:
+        state.update(data)  # releases the lock, which a call of xxh3_64_intdigest does not
+        if state.intdigest() != expected:
+            start, end = self.range_of(shard, piece)
             raise DamagedDataError(
                 f"{self.path(shard)}: piece {piece} (bytes {start} to {end - 1}) is not what was written; "
                 "restore the file from a copy"
             )
-        return view
 
     def distrust(self, shard: int, piece: int) -> None:
         """Verify the piece again before its next use."""
         known = self._verified.get(shard)
         if known is not None:
             known[1][piece] = 0
-
-    def _range(self, shard: int, piece: int) -> tuple[int, int]:
-        start = piece << _PIECE_SHIFT
-        return start, min(start + PIECE_BYTES, int(self._table.num_bytes[shard]))
+        self.release(shard)
 
     def _expected(self, shard: int) -> str:
         return f" (expected {self._table.num_bytes[shard]} bytes)"

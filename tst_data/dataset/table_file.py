@@ -9,14 +9,13 @@ parsed that was not hashed before: the same bytes are, not those of a second rea
 from __future__ import annotations
 
 import mmap
-import os
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from tst_data.dataset.folder import DatasetFolder, OpenFile, read_error, read_errors
+from tst_data.dataset.folder import DatasetFolder, OpenFile, read_error, read_errors, read_into
 from tst_data.errors import DamagedDataError, TSTError
 
 __all__ = ["TableFile"]
@@ -115,7 +114,7 @@ class TableFile:
         for group, (start, end, _) in enumerate(self._ranges):
             whole.update(self._begin.read(file, done, start))
             large = buffer[: end - start]
-            _read_into(large, file, start)
+            read_into(large, file, start)
             whole.update(large)
             self._ranges[group] = (start, end, _hash_of(large))
             done = end
@@ -147,18 +146,11 @@ class _FileBytes:
     def read(self, file: OpenFile, start: int, end: int) -> memoryview:
         """Read these bytes of the file -> the part of the buffer that holds them."""
         view = self.view(start, end)
-        _read_into(view, file, start)
+        read_into(view, file, start)
         return view
 
     def parquet(self, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
         return pq.ParquetFile(pa.BufferReader(pa.py_buffer(self._buffer).slice(0, self._num_bytes)), metadata=metadata)
-
-
-def _read_into(view: memoryview, file: OpenFile, start: int) -> None:
-    """Fill the view with the bytes of the file from `start` on. Where the file is shorter, the rest stays as it is."""
-    done = 0
-    while done < len(view) and (count := os.preadv(file.number, [view[done:]], start + done)):
-        done += count
 
 
 def _hash_of(data: memoryview) -> bytes:
