@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from tst_data.dataset.folder import DatasetFolder
 from tst_data.dataset.manifest import (
     FORMAT_VERSION,
     SHARD_TABLE_NAME,
@@ -113,7 +114,7 @@ def prepare(folder: Path, num_shards: int, shard_tokens: int) -> Path:
     for shard in range(num_shards):
         with (dataset / shard_file_name(shard)).open("wb") as file:
             file.truncate(num_bytes)
-    shards = ShardTable(dataset)
+    shards = ShardTable(DatasetFolder(dataset))
     tokenizer = TokenizerDescription(name="ids", kind="ids", hash="0" * 64)
     fingerprint = dataset_fingerprint(
         tokenizer_hash=tokenizer.hash,

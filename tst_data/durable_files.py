@@ -127,7 +127,9 @@ class FileLock:
 
 def hash_bytes(data: bytes) -> str:
     """The hash that manifests and shard tables hold of a file's bytes: 32 lower-case hex digits of xxh3_128."""
-    return xxhash.xxh3_128_hexdigest(data)
+    state = xxhash.xxh3_128()
+    state.update(data)  # releases the interpreter's lock, which a call of xxh3_128_hexdigest does not
+    return state.hexdigest()
 
 
 def hash_file(path: Path) -> str:

@@ -151,7 +151,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], type[TSTError], str]] = {
     "shard table missing": (
         lambda folder: (folder / "shards.parquet").unlink(),
         DamagedDataError,
-        "shards.parquet: cannot be read",
+        "shards.parquet: is missing; restore it from a copy",
     ),
     "other end of text": (
         lambda folder: rewrite_manifest(folder, lambda content: content.update(end_of_text_id=3)),

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tst_data.dataset.shard_table as module
+from tst_data.dataset.folder import DatasetFolder
 from tst_data.dataset.shard_table import ShardRecord, ShardTable, write_shard_table
 from tst_data.errors import DamagedDataError
 
@@ -39,7 +40,7 @@ def test_every_column_comes_back_over_row_groups(tmp_path: Path, monkeypatch: py
     records = [record(shard) for shard in range(40)]
     write_shard_table(tmp_path / "shards.parquet", iter(records))
     assert pq.ParquetFile(tmp_path / "shards.parquet").num_row_groups == 6
-    table = ShardTable(tmp_path)
+    table = ShardTable(DatasetFolder(tmp_path))
     assert len(table) == 40
     for name in ("tokens", "num_bytes", "token_offset", "num_documents"):
         assert getattr(table, name).tolist() == [getattr(record, name) for record in records]
@@ -54,19 +55,19 @@ def test_every_column_comes_back_over_row_groups(tmp_path: Path, monkeypatch: py
 def test_what_is_not_a_shard_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shards.parquet").write_bytes(b"PAR1 is not all it takes")
     with pytest.raises(DamagedDataError, match=r"shards\.parquet: cannot be read"):
-        ShardTable(tmp_path)
+        ShardTable(DatasetFolder(tmp_path))
     pq.write_table(pa.table({"a": [1]}), tmp_path / "shards.parquet")
     with pytest.raises(DamagedDataError, match=r"shards\.parquet: has columns \['a'\], expected"):
-        ShardTable(tmp_path)
+        ShardTable(DatasetFolder(tmp_path))
 
 
 def test_pieces_damaged_after_opening_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "shards.parquet"
     write_shard_table(path, [record(shard) for shard in range(3)])
-    table = ShardTable(tmp_path)
+    table = ShardTable(DatasetFolder(tmp_path))
     data = bytearray(path.read_bytes())
     at = data.index(record(1).pieces.tobytes())
     data[at] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DamagedDataError, match=r"shards\.parquet: cannot be read"):
+    with pytest.raises(DamagedDataError, match=r"shards\.parquet: was changed since the dataset was opened"):
         table.pieces(1)

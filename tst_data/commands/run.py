@@ -60,6 +60,8 @@ def plan(
             f"--step-seconds {step_seconds}: expected a number above 0; give the seconds that a step takes"
         )
     with Plan(load_run(run)) as opened:
+        for dataset in opened.datasets:
+            dataset.check_files()
         report = report_plan(opened, step_seconds=step_seconds)
     if json:
         print_json(report.model_dump())

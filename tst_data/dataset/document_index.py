@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tst_data.dataset.bounded_cache import BoundedCache
+from tst_data.dataset.folder import DatasetFolder, read_errors
 from tst_data.dataset.manifest import document_file_name
 from tst_data.dataset.shard_table import ShardTable
 from tst_data.durable_files import hash_bytes
@@ -125,25 +125,23 @@ def parquet_bytes(documents: pa.Table) -> bytes:
     return data
 
 
-def read_document_file(folder: Path, table: ShardTable, shard: int) -> pa.Table:
-    """The documents that begin in a shard, verified. Raises DamagedDataError."""
-    path = folder / document_file_name(shard)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DamagedDataError(f"{path}: cannot be read ({error.strerror}); restore it from a copy") from None
-    if hash_bytes(data) != table.documents_hash(shard):
+def read_document_file(folder: DatasetFolder, table: ShardTable, shard: int) -> pa.Table:
+    """The documents that begin in a shard, verified. Raises DamagedDataError, or UnavailableError."""
+    name = document_file_name(shard)
+    data, expected = folder.read(name), table.documents_hash(shard)
+    if (actual := hash_bytes(data)) != expected:
         raise DamagedDataError(
-            f"{path}: has {len(data)} bytes with hash {hash_bytes(data)}, expected hash {table.documents_hash(shard)}; "
-            "restore it from a copy"
+            f"{folder.path / name}: has {len(data)} bytes with hash {actual}, expected hash {expected}; restore it "
+            "from a copy"
         )
-    return pq.read_table(pa.BufferReader(data), use_threads=False).combine_chunks()
+    with read_errors(folder.path / name):
+        return pq.read_table(pa.BufferReader(data), use_threads=False).combine_chunks()
 
 
 class DocumentIndex:
     """Finds documents by token range. Safe to use from several threads."""
 
-    def __init__(self, folder: Path, table: ShardTable) -> None:
+    def __init__(self, folder: DatasetFolder, table: ShardTable) -> None:
         self._folder = folder
         self._table = table
         self._first_token = np.concatenate([[0], np.cumsum(table.tokens)])

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from tst_data.configuration import Frozen, shown, validation_message
+from tst_data.dataset.folder import DatasetFolder
 from tst_data.durable_files import write_atomically
-from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
+from tst_data.errors import DamagedDataError, InvalidInputError
 
 __all__ = [
     "DOCUMENTS_FOLDER",
@@ -41,6 +42,7 @@ __all__ = [
     "is_finished",
     "is_unfinished",
     "load_manifest",
+    "read_manifest",
     "shard_file_name",
     "write_manifest",
 ]
@@ -167,17 +169,24 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """Read and verify a dataset's manifest.
+    """`read_manifest` of the folder at a path."""
+    opened = DatasetFolder(folder)
+    try:
+        return read_manifest(opened)
+    finally:
+        opened.close()
+
+
+def read_manifest(folder: DatasetFolder) -> Manifest:
+    """Read and verify a dataset's manifest. The bytes that are verified are those that are parsed.
 
     Raises NotFoundError where there is no such folder, InvalidInputError where it is not a finished dataset of this
-    format, DamagedDataError where the manifest is not the one that was written.
+    format, DamagedDataError where the manifest is not the one that was written, UnavailableError where it cannot be
+    read now.
     """
-    place = f"dataset '{folder}'"
-    if folder.exists() and not folder.is_dir():
-        raise InvalidInputError(f"{place}: is a file; give the path of a folder that `tst-data convert` made")
-    if not folder.is_dir():
-        raise NotFoundError(f"{place}: does not exist; give the path of a folder that `tst-data convert` made")
-    if is_unfinished(folder):
+    place = f"dataset '{folder.path}'"
+    folder.check("dataset", "give the path of a folder that `tst-data convert` made")
+    if folder.holds(JOURNAL_NAME):
         raise InvalidInputError(
             f"{place}: its conversion is not finished; give the same convert command again, and it resumes"
         )
@@ -193,13 +202,12 @@ def load_manifest(folder: Path) -> Manifest:
     return _parse(place, data)
 
 
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except FileNotFoundError:
+def _read(folder: DatasetFolder, name: str) -> bytes:
+    if not folder.holds(name):
         raise InvalidInputError(
-            f"dataset '{folder}': has no {name}, so it is not a dataset; make one with `tst-data convert`"
-        ) from None
+            f"dataset '{folder.path}': has no {name}, so it is not a dataset; make one with `tst-data convert`"
+        )
+    return folder.read(name)
 
 
 def _parse(place: str, data: bytes) -> Manifest:

@@ -1,14 +1,17 @@
 """A dataset on disk, opened for reading: tokens by position in the token stream, and the documents they come from.
 
 Opening reads the manifest and the scalar columns of the shard table (O(shards): 100,000 in 0.3 s and 85 MB) and opens
-no shard. Tokens are copied out of memory maps by byte slices and verified piece by piece when they are first read; see
-`shard_reader`. Reading and checking everything at once is in `verification`.
+no shard. It holds the folder itself (`folder`) and hashes of what was verified, so a folder that is replaced under an
+open dataset gives its own data or an error, never the new folder's. Tokens are verified piece by piece when they are
+first read, and copied out of memory maps; see `shard_reader`. Reading and checking everything, or a sample, is in
+`verification`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -17,17 +20,20 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tst_data.dataset.disk_check import DiskCheck
 from tst_data.dataset.document_index import Document, DocumentIndex
-from tst_data.dataset.manifest import SHARD_TABLE_NAME, Manifest, load_manifest
-from tst_data.dataset.shard_reader import MapCache, ShardFiles, default_map_cache
+from tst_data.dataset.folder import DatasetFolder
+from tst_data.dataset.manifest import MANIFEST_NAME, SHARD_TABLE_NAME, Manifest, read_manifest
+from tst_data.dataset.shard_reader import MapCache, ShardFiles, ShardRead, default_map_cache, read_shards
 from tst_data.dataset.shard_table import ShardTable
-from tst_data.dataset.verification import check_table, verify_dataset, verify_file
-from tst_data.errors import InvalidInputError
+from tst_data.dataset.verification import Verified, Verifier, check_table, read_verified
+from tst_data.dataset.window_copy import copy_windows
+from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from tst_data.tokenizer.base import Tokenizer
 
-__all__ = ["Dataset", "open_dataset"]
+__all__ = ["Dataset", "open_dataset", "read_windows"]
 
 
 def open_dataset(path: str | Path, *, max_maps: int | None = None) -> Dataset:
@@ -35,23 +41,22 @@ def open_dataset(path: str | Path, *, max_maps: int | None = None) -> Dataset:
 
     With `max_maps` the dataset has a cache of its own that keeps at most that many shards mapped; without, all
     datasets of the process share one. Raises NotFoundError, InvalidInputError (not a dataset, not finished, other
-    format) or DamagedDataError (manifest or shard table changed).
+    format), DamagedDataError (manifest or shard table changed) or UnavailableError (they cannot be read now).
     """
     if re.match("[a-z][a-z0-9]+:/", str(path)):
         raise InvalidInputError(f"dataset '{path}': only folders can be opened; copy it to a disk and give that folder")
-    folder = Path(path).absolute()
-    manifest = load_manifest(folder)
-    verify_file(folder, SHARD_TABLE_NAME, manifest.files.get(SHARD_TABLE_NAME, "no hash"))
-    table = ShardTable(folder)
-    check_table(folder, manifest, table)
+    folder = DatasetFolder(Path(path).absolute())
+    manifest = read_manifest(folder)
+    table = ShardTable(folder, manifest.files.get(SHARD_TABLE_NAME, "no hash"))
+    check_table(folder.path, manifest, table)
     return Dataset(folder, manifest, table, default_map_cache() if max_maps is None else MapCache(max_maps))
 
 
 class Dataset:
     """An opened dataset. Safe to use from several threads; made by `open_dataset`."""
 
-    def __init__(self, path: Path, manifest: Manifest, table: ShardTable, cache: MapCache) -> None:
-        self.path = path
+    def __init__(self, folder: DatasetFolder, manifest: Manifest, table: ShardTable, cache: MapCache) -> None:
+        self.path = folder.path
         self.manifest = manifest
         self.dtype = np.dtype(manifest.dtype)
         self.num_tokens = manifest.num_tokens
@@ -60,9 +65,10 @@ class Dataset:
         """Tokens of each shard in stream order, int64 (num_shards,)."""
         self.shard_first_token = np.cumsum(table.tokens) - table.tokens
         """Position of each shard's first token in the token stream, int64 (num_shards,)."""
+        self._folder = folder
         self._table = table
-        self._files = ShardFiles(path, table, cache)
-        self._documents = DocumentIndex(path, table)
+        self._files = ShardFiles(folder, table, cache)
+        self._documents = DocumentIndex(folder, table)
         self._tokenizer = lru_cache(maxsize=1)(self._load_tokenizer)
 
     @property
@@ -80,26 +86,33 @@ class Dataset:
         """Bytes of all shard files."""
         return int(self._table.num_bytes.sum())
 
+    @property
+    def written_at(self) -> float:
+        """When the manifest was written, in seconds since 1970."""
+        return self._folder.status(MANIFEST_NAME).st_mtime
+
     def read(self, first_token: int, num_tokens: int) -> NDArray[Any]:
-        """Tokens (num_tokens,) from `first_token` on, over any number of shards. A copy, in the dataset's dtype."""
+        """Tokens (num_tokens,) from `first_token` on, over any number of shards. A copy, in the dataset's dtype.
+
+        Raises DamagedDataError where a shard is not what was written, UnavailableError where it cannot be read now.
+        """
         self._check_range(first_token, num_tokens)
         tokens = np.empty(num_tokens, self.dtype)
-        target = tokens.data.cast("B") if num_tokens else memoryview(b"")
-        itemsize = self.dtype.itemsize
         done = 0
         while done < num_tokens:
             shard = int(np.searchsorted(self.shard_first_token, first_token + done, side="right")) - 1
             within = first_token + done - int(self.shard_first_token[shard])
             length = min(num_tokens - done, int(self.shard_tokens[shard]) - within)
-            start = int(self._table.token_offset[shard]) + within * itemsize
-            self._files.copy(shard, [start], length * itemsize, target, [done * itemsize])
+            self._copy_tokens(shard, within, tokens[done : done + length])
             done += length
+        self._check_ids(tokens.reshape(1, -1), np.array([first_token]))
         return tokens
 
     def gather(self, first_tokens: ArrayLike, out: NDArray[Any], rows: ArrayLike | None = None) -> None:
         """Copy the window that begins at `first_tokens[i]` into `out[i]` (or `out[rows[i]]`).
 
-        `out` is C-contiguous (n, window length) in the dataset's dtype; each window must be within one shard.
+        `out` is C-contiguous (n, window length) in the dataset's dtype; each window must be within one shard. Raises as
+        `read`. `read_windows` does the same in one pass over memory, for windows of several datasets.
         """
         if out.dtype != self.dtype or out.ndim != 2 or not out.flags.c_contiguous:
             raise InvalidInputError(
@@ -112,13 +125,21 @@ class Dataset:
                 f"rows: {len(firsts)} windows do not go into {len(targets)} of {len(out)} rows; give one row of out "
                 "for each window"
             )
-        if not out.size or not len(firsts):
-            return
-        shards, within = self._places(firsts, out.shape[1])
-        self._copy_windows(shards, within, out, targets)
+        if out.size and len(firsts):
+            out[targets] = read_windows([self], np.zeros(len(firsts), np.int64), firsts, out.shape[1])
+
+    def _copy_tokens(self, shard: int, within: int, out: NDArray[Any]) -> None:
+        """Copy the tokens of a shard from its token `within` on."""
+        start = int(self._table.token_offset[shard]) + within * self.dtype.itemsize
+        target = out.view(np.uint8)
+
+        def copy(maps: list[NDArray[np.uint8]]) -> None:
+            target[...] = maps[0][start : start + len(target)]
+
+        read_shards([ShardRead(self._files, shard, np.array([start]), len(target))], copy)
 
     def _places(self, firsts: NDArray[np.int64], window_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Shard of each window, and its first token counted from the shard's first."""
+        """Shard of each window, and the byte of its file at which the window begins."""
         shards = np.searchsorted(self.shard_first_token, firsts, side="right") - 1
         within = firsts - self.shard_first_token[shards]
         outside = (firsts < 0) | (within + window_length > self.shard_tokens[shards])
@@ -127,26 +148,22 @@ class Dataset:
                 f"first_tokens: the window of {window_length} tokens at {firsts[outside][0]} is not within one shard; "
                 "give first tokens of a plan"
             )
-        return shards, within
+        return shards, self._table.token_offset[shards] + within * self.dtype.itemsize
 
-    def _copy_windows(
-        self, shards: NDArray[np.int64], within: NDArray[np.int64], out: NDArray[Any], targets: NDArray[np.int64]
-    ) -> None:
-        """Copy windows shard by shard, so that each map is asked for once."""
-        order = np.argsort(shards, kind="stable")
-        itemsize = self.dtype.itemsize
-        window_bytes = out.shape[1] * itemsize
-        starts = (self._table.token_offset[shards] + within * itemsize)[order].tolist()
-        target_starts = (targets * window_bytes)[order].tolist()
-        used, counts = np.unique(shards[order], return_counts=True)
-        view = out.data.cast("B")
-        begin = 0
-        for shard, end in zip(used.tolist(), np.cumsum(counts).tolist(), strict=True):
-            self._files.copy(shard, starts[begin:end], window_bytes, view, target_starts[begin:end])
-            begin = end
+    def _check_ids(self, windows: NDArray[Any], first_tokens: NDArray[np.int64]) -> None:
+        """Raise DamagedDataError unless all ids of the windows (n, window length) are of the vocabulary."""
+        size = self.manifest.vocabulary_size
+        if not _exceeds(windows, size):
+            return
+        window, place = np.argwhere(windows >= size)[0].tolist()
+        position, token = int(first_tokens[window]) + place, int(windows[window, place])
+        raise DamagedDataError(
+            f"dataset '{self.path}': token {position} is {token}, outside the vocabulary of {size} tokens; "
+            "restore the folder from a copy, or convert it again"
+        )
 
     def documents(self, first_token: int, num_tokens: int) -> list[Document]:
-        """The documents that share a token with the range, in stream order. Raises DamagedDataError."""
+        """The documents that share a token with the range, in stream order. Raises as `read`."""
         self._check_range(first_token, num_tokens)
         return self._documents.find(first_token, num_tokens)
 
@@ -157,21 +174,54 @@ class Dataset:
     def _load_tokenizer(self) -> Tokenizer:
         from tst_data.tokenizer.loading import load_saved_tokenizer
 
-        for name, expected in self.manifest.files.items():
-            if name.startswith("tokenizer"):
-                verify_file(self.path, name, expected)
-        return load_saved_tokenizer(self.path)
+        names = [name for name in self.manifest.files if name.startswith("tokenizer")]
+        if not names:
+            raise NotFoundError(
+                f"dataset '{self.path}': holds no tokenizer; give a dataset that `tst-data convert` made"
+            )
+        # The verified bytes are parsed from a folder of this process: files that are opened by name could be others.
+        with tempfile.TemporaryDirectory() as verified:
+            for name in names:
+                (Path(verified) / Path(name).name).write_bytes(
+                    read_verified(self._folder, name, self.manifest.files[name])
+                )
+            return load_saved_tokenizer(verified)
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+    def verify(self, progress: Callable[[int], None] | None = None, *, sample: float | None = None) -> Verified:
         """Read everything and compare it with what was written; `progress` is given the bytes read since its last call.
 
-        Raises DamagedDataError naming the file, and the piece of a shard.
+        With `sample`, only that share of the pieces of all shards and of the document files is read, at random, and the
+        sizes of all shards are compared. Raises DamagedDataError naming the file, and the piece of a
+        shard, or UnavailableError.
         """
-        verify_dataset(self.path, self.manifest, self._table, self._files, progress or (lambda num_bytes: None))
+        return self._verifier().verify(progress or (lambda num_bytes: None), sample)
+
+    def check_files(self) -> None:
+        """Compare the name and size of every shard file with what was written, without reading them.
+
+        Not done at opening: 100,000 files take 0.4 s on a local disk. Raises as `read`.
+        """
+        self._verifier().check_files()
+
+    def pieces(self, shard: int) -> NDArray[np.uint64]:
+        """The hash of each piece of 1 MiB of a shard. Raises as `read`."""
+        return self._table.pieces(shard)
+
+    def disk_check(self) -> DiskCheck:
+        """What compares pieces with what was written, past the page cache."""
+        return DiskCheck(self._files)
+
+    def distrust(self, shard: int, piece: int) -> None:
+        """Verify a piece again before its next use."""
+        self._files.distrust(shard, piece)
+
+    def _verifier(self) -> Verifier:
+        return Verifier(self._folder, self.manifest, self._table, self._files)
 
     def close(self) -> None:
-        """Release the maps. A later read opens them again."""
+        """Release the maps and the folder. A later read opens them again."""
         self._files.close()
+        self._folder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -187,3 +237,54 @@ class Dataset:
                 f"dataset '{self.path}': has {self.num_tokens} tokens, but {num_tokens} from token {first_token} on "
                 "were asked for; ask for tokens within it"
             )
+
+
+def read_windows(
+    datasets: Sequence[Dataset], dataset: NDArray[np.integer[Any]], first_tokens: NDArray[np.int64], window_length: int
+) -> NDArray[Any]:
+    """The window of `datasets[dataset[i]]` that begins at `first_tokens[i]`, for each i: (n, window length).
+
+    The datasets have one dtype and one vocabulary. Each window must be within one shard. One pass over memory copies
+    the windows of all shards in the order of the rows. Raises as `Dataset.read`.
+    """
+    dtype = datasets[0].dtype
+    num_bytes = window_length * dtype.itemsize
+    starts = np.empty(len(first_tokens), np.int64)
+    read_numbers = np.empty(len(first_tokens), np.intp)
+    reads: list[ShardRead] = []
+    for number, of_dataset in enumerate(datasets):
+        rows = np.flatnonzero(dataset == number)
+        shards, starts[rows] = of_dataset._places(first_tokens[rows], window_length)
+        used, counts = np.unique(shards, return_counts=True)
+        rows = rows[np.argsort(shards, kind="stable")]
+        read_numbers[rows] = np.repeat(np.arange(len(reads), len(reads) + len(used)), counts)
+        of_shards = np.split(rows, np.cumsum(counts))
+        reads += [
+            ShardRead(of_dataset._files, shard, starts[of_shard], num_bytes)
+            for shard, of_shard in zip(used.tolist(), of_shards[: len(used)], strict=True)
+        ]
+    windows: NDArray[Any] = _copy_rows(reads, read_numbers, starts, num_bytes).view(dtype)
+    if _exceeds(windows, datasets[0].manifest.vocabulary_size):
+        for number, of_dataset in enumerate(datasets):
+            of_dataset._check_ids(windows[dataset == number], first_tokens[dataset == number])
+    return windows
+
+
+def _copy_rows(
+    reads: Sequence[ShardRead], read_numbers: NDArray[np.intp], starts: NDArray[np.int64], num_bytes: int
+) -> NDArray[np.uint8]:
+    """The windows that begin at byte `starts[i]` of the shard of `reads[read_numbers[i]]`: (n, num_bytes)."""
+    # All maps of a pass are held at the same time: never more than a quarter of what the cache may keep.
+    at_once = max(1, min((read.files.num_maps for read in reads), default=0) // 4)
+    if 0 < len(reads) <= at_once:
+        return read_shards(reads, lambda maps: copy_windows(maps, read_numbers, starts, num_bytes))
+    windows = np.empty((len(starts), num_bytes), np.uint8)
+    for begin in range(0, len(reads), at_once):
+        rows = np.flatnonzero((read_numbers >= begin) & (read_numbers < begin + at_once))
+        windows[rows] = _copy_rows(reads[begin : begin + at_once], read_numbers[rows] - begin, starts[rows], num_bytes)
+    return windows
+
+
+def _exceeds(tokens: NDArray[Any], vocabulary_size: int) -> bool:
+    """Whether an id is outside the vocabulary. 8 MB take 0.4 ms; nothing where the dtype holds no such id."""
+    return vocabulary_size <= np.iinfo(tokens.dtype).max and tokens.size > 0 and int(tokens.max()) >= vocabulary_size

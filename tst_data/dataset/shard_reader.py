@@ -1,13 +1,19 @@
 """Reading token bytes out of shard files: memory maps in a bounded cache, each piece verified before its first use.
 
-A window is a slice of a map. Copying such slices gathers about 2,500M tokens/s; indexing `np.memmap` takes twice as
-long and `np.take` four times. A map (and the file descriptor that Python keeps for it) is released when its last
-reader is done, so the cache never takes one away during a copy. The size is compared whenever a shard is read: a
-truncated file is an error with both sizes and not a SIGBUS. (A file that is cut off in the middle of a copy
-still kills the process.)
+A piece is read from the file into a buffer and hashed when it is first used. The copy then comes from a map of the same
+file, which costs one pass over memory. Both release the interpreter's lock, so a slow disk stops one request and not
+the whole server: bytes that are in no cache are read by `preadv`, and numpy copies the windows (2-dimensional indexing
+always releases the lock; slices of a memoryview, and numpy's 1-dimensional indexing below 500 elements, hold it).
+
+What was verified holds for one state of the file: device, inode, size, modification and change time. It is compared
+after every copy, by the name of the file. If it differs, the copy is thrown away, the file is mapped again, and all its
+pieces are unverified. So a file that was written to or replaced is noticed, and one that was restored is used at once.
+The size is also compared before each copy: a truncated file is an error with both sizes and not a SIGBUS. (A file that
+is cut off in the middle of a copy still kills the process.) What this cannot notice is in docs/promises.md.
 
 The maps of all datasets of a process share one cache, because descriptors are limited per process: 512 maps, and
-never more than a quarter of the descriptors allowed.
+never more than a quarter of the descriptors allowed. Each map keeps one descriptor, each open dataset one for its
+folder, and each thread that verifies one at a time for the file.
 """
 
 from __future__ import annotations
@@ -16,38 +22,48 @@ import itertools
 import mmap
 import os
 import resource
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from tst_data.dataset.bounded_cache import BoundedCache
+from tst_data.dataset.folder import DatasetFolder, Identity, OpenFile, identity_of, read_error, read_errors, read_into
 from tst_data.dataset.shard_table import PIECE_BYTES
-from tst_data.errors import DamagedDataError
+from tst_data.errors import DamagedDataError, UnavailableError
 
-__all__ = ["MapCache", "MappedShard", "ShardFiles", "ShardList", "default_map_cache"]
+__all__ = ["MapCache", "MappedShard", "ShardFiles", "ShardList", "ShardRead", "default_map_cache", "read_shards"]
 
 _DEFAULT_MAPS = 512
 _PIECE_SHIFT = PIECE_BYTES.bit_length() - 1
-
-Identity = tuple[int, int, int, int]
-"""Device, inode, modification time and size: while they do not change, verified pieces stay verified."""
+_TRIES = 3
+"""How often a file is read that changes while it is read."""
+Bytes = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 class MappedShard:
     """A shard's map while it is open."""
 
-    __slots__ = ("file_map", "pieces", "unverified", "verified", "view")
+    __slots__ = ("data", "file_map", "identity", "name", "pieces", "verified")
 
-    def __init__(self, file_map: mmap.mmap, pieces: NDArray[np.uint64], verified: bytearray) -> None:
+    def __init__(
+        self, name: str, file_map: mmap.mmap, identity: Identity, pieces: NDArray[np.uint64], verified: bytearray
+    ) -> None:
+        self.name = name
         self.file_map = file_map
-        self.view = memoryview(file_map)
+        self.data: Bytes = np.frombuffer(file_map, np.uint8)
+        self.identity = identity
+        """The state of the file that `verified` is about."""
         self.pieces = pieces
         self.verified = verified
         """One byte for each piece, shared with `ShardFiles`, which keeps it when the map is released."""
-        self.unverified = 0 in verified
 
 
 MapCache = BoundedCache[tuple[int, int], MappedShard]
@@ -82,87 +98,198 @@ class ShardList(Protocol):
         """xxh3_64 of each piece of a file."""
 
 
+class _Buffers(threading.local):
+    """A buffer of one piece for each thread."""
+
+    def __init__(self) -> None:
+        self.piece = memoryview(bytearray(PIECE_BYTES))
+
+
+_buffers = _Buffers()
+
+
+class ChangedError(Exception):
+    """The file is not in the state any longer in which it was mapped."""
+
+
 class ShardFiles:
     """The shard files of one dataset. Safe to use from several threads."""
 
-    def __init__(self, folder: Path, table: ShardList, cache: MapCache) -> None:
+    def __init__(self, folder: DatasetFolder, table: ShardList, cache: MapCache) -> None:
         self._folder = folder
         self._table = table
         self._cache = cache
         self._owner = next(_owners)
         self._verified: dict[int, tuple[Identity, bytearray]] = {}
+        # A dataset that is dropped and not closed gives its maps back too.
+        weakref.finalize(self, _drop_maps, cache, self._owner).atexit = False
 
-    def copy(self, shard: int, starts: list[int], num_bytes: int, target: memoryview, target_starts: list[int]) -> None:
-        """Copy `num_bytes` from each of `starts` (in the file) to each of `target_starts`, verifying first.
+    @property
+    def num_maps(self) -> int:
+        """How many maps its cache keeps."""
+        return self._cache.limit
 
-        Raises DamagedDataError where the file is missing, has another size, or a piece has another hash. Nothing of
-        the damaged piece has been copied then, and each later attempt raises again.
+    def hold(self, shard: int, starts: NDArray[np.int64], num_bytes: int) -> MappedShard:
+        """The shard's map, after the `num_bytes` from each of `starts` in the file were verified.
+
+        Raises DamagedDataError where the file is missing, has another size, or a piece has another hash,
+        UnavailableError where it cannot be read now, ChangedError where it is not the file that was mapped.
         """
-        mapped = self._cache.get((self._owner, shard), lambda: self._open(shard))
-        size = mapped.file_map.size()
-        if size != len(mapped.view):
-            raise self._wrong_size(shard, size)
-        if mapped.unverified:
-            for start in starts:
-                self._verify(shard, mapped, start, start + num_bytes)
-            mapped.unverified = 0 in mapped.verified
-        view = mapped.view
-        for start, target_start in zip(starts, target_starts, strict=True):
-            target[target_start : target_start + num_bytes] = view[start : start + num_bytes]
+        try:
+            mapped = self._cache.get((self._owner, shard), lambda: self._map(shard))
+            if mapped.file_map.size() != len(mapped.data):
+                raise ChangedError
+            if 0 in mapped.verified:
+                self._verify(shard, mapped, starts, num_bytes)
+        except (OSError, MemoryError) as error:
+            raise read_error(self.path(shard), error) from None
+        return mapped
+
+    def is_unchanged(self, mapped: MappedShard) -> bool:
+        """Whether the file is in the state in which it was verified. Raises UnavailableError."""
+        return self._folder.identity(mapped.name) == mapped.identity
+
+    def release(self, shard: int) -> None:
+        """Release the shard's map: the next read opens the file again."""
+        self._cache.drop(lambda key: key == (self._owner, shard))
 
     def close(self) -> None:
         """Release the maps; a later read opens them again."""
-        self._cache.drop(lambda key: key[0] == self._owner)
+        _drop_maps(self._cache, self._owner)
 
     def path(self, shard: int) -> Path:
-        return self._folder / self._table.file_name(shard)
+        return self._folder.path / self._table.file_name(shard)
 
-    def damaged_piece(self, shard: int, piece: int) -> DamagedDataError:
-        """The error that names a piece."""
+    def open(self, shard: int) -> OpenFile:
+        """Open the file. Raises DamagedDataError where it is missing or has another size, else UnavailableError."""
+        file = self._folder.open(self._table.file_name(shard), self._expected(shard))
+        self._check_size(shard, file.status)
+        return file
+
+    def check_size(self, shard: int) -> None:
+        """Raise DamagedDataError unless the file is there and has the size that was written."""
+        self._check_size(shard, self._folder.status(self._table.file_name(shard), self._expected(shard)))
+
+    def range_of(self, shard: int, piece: int) -> tuple[int, int]:
+        """Where in the file the piece begins and ends."""
         start = piece << _PIECE_SHIFT
-        end = min(start + PIECE_BYTES, int(self._table.num_bytes[shard]))
-        return DamagedDataError(
-            f"{self.path(shard)}: piece {piece} (bytes {start} to {end - 1}) is not what was written; "
-            "restore the file from a copy"
-        )
+        return start, min(start + PIECE_BYTES, int(self._table.num_bytes[shard]))
 
-    def check_size(self, shard: int, status: os.stat_result) -> None:
-        """Raise DamagedDataError unless the file has the size that was written."""
+    def read_piece(self, shard: int, piece: int, expected: int, file: OpenFile) -> memoryview:
+        """The bytes of a piece, in a buffer that is valid until this thread reads another one.
+
+        Raises DamagedDataError where their hash is not the `expected` one. Releases the interpreter's lock.
+        """
+        start, end = self.range_of(shard, piece)
+        view = _buffers.piece[: end - start]
+        with read_errors(self.path(shard)):
+            num_bytes = read_into(view, file, start)
+        self.check_hash(shard, piece, view[:num_bytes], expected)
+        return view
+
+    def check_hash(self, shard: int, piece: int, data: memoryview, expected: int) -> None:
+        """Raise DamagedDataError unless these bytes of a piece have the hash. Releases the interpreter's lock."""
+        state = xxhash.xxh3_64()
+        state.update(data)  # releases the lock, which a call of xxh3_64_intdigest does not
+        if state.intdigest() != expected:
+            start, end = self.range_of(shard, piece)
+            raise DamagedDataError(
+                f"{self.path(shard)}: piece {piece} (bytes {start} to {end - 1}) is not what was written; "
+                "restore the file from a copy"
+            )
+
+    def distrust(self, shard: int, piece: int) -> None:
+        """Verify the piece again before its next use."""
+        known = self._verified.get(shard)
+        if known is not None:
+            known[1][piece] = 0
+        self.release(shard)
+
+    def _expected(self, shard: int) -> str:
+        return f" (expected {self._table.num_bytes[shard]} bytes)"
+
+    def _check_size(self, shard: int, status: os.stat_result) -> None:
         if status.st_size != self._table.num_bytes[shard]:
-            raise self._wrong_size(shard, status.st_size)
+            raise DamagedDataError(
+                f"{self.path(shard)}: has {status.st_size} bytes, expected {self._table.num_bytes[shard]}; restore it "
+                "from a copy"
+            )
 
-    def missing(self, shard: int, error: OSError) -> DamagedDataError:
-        """The error for a file that cannot be opened."""
-        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        return DamagedDataError(
-            f"{self.path(shard)}: {reason} (expected {self._table.num_bytes[shard]} bytes); restore it from a copy"
-        )
-
-    def _wrong_size(self, shard: int, size: int) -> DamagedDataError:
-        return DamagedDataError(
-            f"{self.path(shard)}: has {size} bytes, expected {self._table.num_bytes[shard]}; restore it from a copy"
-        )
-
-    def _open(self, shard: int) -> MappedShard:
-        try:
-            with self.path(shard).open("rb") as file:
-                status = os.fstat(file.fileno())
-                self.check_size(shard, status)
-                file_map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise self.missing(shard, error) from None
-        pieces = self._table.pieces(shard)
-        # What was verified before the map was released stays verified, unless the file is another one now.
-        identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+    def _map(self, shard: int) -> MappedShard:
+        name, pieces = self._table.file_name(shard), self._table.pieces(shard)
+        with self.open(shard) as file, read_errors(self.path(shard)):
+            identity = identity_of(file.status)
+            file_map = mmap.mmap(file.number, 0, access=mmap.ACCESS_READ)
+        # What was verified before the map was released stays verified, unless the file is in another state now.
         known = self._verified.get(shard)
         if known is None or known[0] != identity:
             known = self._verified[shard] = (identity, bytearray(len(pieces)))
-        return MappedShard(file_map, pieces, known[1])
+        return MappedShard(name, file_map, identity, pieces, known[1])
 
-    def _verify(self, shard: int, mapped: MappedShard, start: int, end: int) -> None:
-        for piece in range(start >> _PIECE_SHIFT, ((end - 1) >> _PIECE_SHIFT) + 1):
-            if not mapped.verified[piece]:
-                at = piece << _PIECE_SHIFT
-                if xxhash.xxh3_64_intdigest(mapped.view[at : at + PIECE_BYTES]) != mapped.pieces[piece]:
-                    raise self.damaged_piece(shard, piece)
+    def _verify(self, shard: int, mapped: MappedShard, starts: NDArray[np.int64], num_bytes: int) -> None:
+        """Verify the pieces of these bytes. Raises ChangedError where the file is not the one that was mapped."""
+        first, last = starts >> _PIECE_SHIFT, (starts + (num_bytes - 1)) >> _PIECE_SHIFT
+        wanted = {
+            piece
+            for begin, end in set(zip(first.tolist(), last.tolist(), strict=True))
+            for piece in range(begin, end + 1)
+            if not mapped.verified[piece]
+        }
+        if not wanted:
+            return
+        with self.open(shard) as file:
+            if identity_of(file.status) != mapped.identity:
+                raise ChangedError
+            for piece in sorted(wanted):
+                try:
+                    self.read_piece(shard, piece, int(mapped.pieces[piece]), file)
+                finally:
+                    if not self.is_unchanged(mapped):
+                        raise ChangedError
                 mapped.verified[piece] = 1
+
+
+@dataclass(frozen=True)
+class ShardRead:
+    """Which bytes of a shard are wanted."""
+
+    files: ShardFiles
+    shard: int
+    starts: NDArray[np.int64]
+    """Where in the file they begin."""
+    num_bytes: int
+    """How many from each of these places on."""
+
+
+def read_shards(reads: Sequence[ShardRead], copy: Callable[[list[Bytes]], T]) -> T:
+    """Verify what is wanted of some shards, then call `copy` with the bytes of these files -> what it returned.
+
+    `copy` takes what it needs and keeps no reference. It is called again if a file was changed in the meantime. Raises
+    as `ShardFiles.hold`, and UnavailableError where a file changes all the time. Each later attempt reads again.
+    """
+    changed: list[ShardRead] = []
+    for _ in range(_TRIES):
+        held: list[MappedShard] = []
+        try:
+            for read in reads:
+                held.append(read.files.hold(read.shard, read.starts, read.num_bytes))
+        except ChangedError:
+            changed = [reads[len(held)]]
+        else:
+            try:
+                result = copy([mapped.data for mapped in held])
+            except MemoryError as error:
+                raise read_error(reads[0].files.path(reads[0].shard), error) from None
+            changed = [read for read, mapped in zip(reads, held, strict=True) if not read.files.is_unchanged(mapped)]
+            if not changed:
+                return result
+        for read in changed:
+            read.files.release(read.shard)
+    raise UnavailableError(
+        f"{changed[0].files.path(changed[0].shard)}: was changed during each of {_TRIES} reads; do not write to the "
+        "files of a dataset"
+    )
+
+
+def _drop_maps(cache: MapCache, owner: int) -> None:
+    cache.drop(lambda key: key[0] == owner)

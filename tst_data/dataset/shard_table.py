@@ -1,8 +1,9 @@
 """The columns of `shards.parquet`: what is known of each shard, read only as far as it is needed.
 
-Opening a dataset reads the scalar columns. The hashes of a shard's pieces are most of the file; they are read
-when the shard is first used, a row group of 1,024 shards at a time. 100,000 shards with 7.7 million piece hashes open
-in 0.3 s, where the `index.json` of MDS takes more than one.
+Opening a dataset reads the scalar columns. The hashes of a shard's pieces are most of the file; they are read when the
+shard is first used, a row group of 1,024 shards at a time. `table_file` makes sure that they are then still the ones
+that were verified at opening. 100,000 shards with 7.7 million piece hashes open in 0.3 s, where the `index.json` of MDS
+takes more than one.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from tst_data.dataset.bounded_cache import BoundedCache
+from tst_data.dataset.folder import DatasetFolder
 from tst_data.dataset.manifest import SHARD_TABLE_NAME
+from tst_data.dataset.table_file import TableFile
 from tst_data.durable_files import write_file_atomically
-from tst_data.errors import DamagedDataError
 
 __all__ = ["PIECE_BYTES", "ShardRecord", "ShardTable", "piece_hashes", "write_shard_table"]
 
@@ -117,23 +119,11 @@ _Pieces = tuple[NDArray[np.int32], NDArray[np.uint64]]
 class ShardTable:
     """The table of an opened dataset. Attributes are arrays over the shards in stream order."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / SHARD_TABLE_NAME
+    def __init__(self, folder: DatasetFolder, expected_hash: str | None = None) -> None:
+        """Read the table. Raises DamagedDataError where it is not one, or its xxh3_128 is not `expected_hash`."""
+        self._file = TableFile(folder, SHARD_TABLE_NAME, _SCHEMA.names, expected_hash)
+        table = self._file.read_at_opening(_OPENING_COLUMNS)
         self._row_groups = BoundedCache[int, _Pieces](_CACHED_ROW_GROUPS)
-        try:
-            with self._path.open("rb") as opened, pq.ParquetFile(opened) as file:  # a path that is not UTF-8 works too
-                self._metadata = file.metadata
-                if file.schema_arrow.names != _SCHEMA.names:
-                    raise DamagedDataError(
-                        f"{self._path}: has columns {file.schema_arrow.names}, expected {_SCHEMA.names}; restore it "
-                        "from a copy"
-                    )
-                table = pa.concat_tables(
-                    file.read_row_group(group, columns=_OPENING_COLUMNS, use_threads=False)
-                    for group in range(file.num_row_groups)
-                )
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(error) from None
         self._file_names = table.column("file")
         self.tokens = _int64(table, "tokens")
         self.num_bytes = _int64(table, "num_bytes")
@@ -141,8 +131,9 @@ class ShardTable:
         self.num_documents = _int64(table, "num_documents")
         self.hashes = _fixed_size_bytes(table, "hash", 32)
         self.documents_hashes = _fixed_size_bytes(table, "documents_hash", 16)
+        metadata = self._file.metadata
         self._first_row_of_group = np.cumsum(
-            [0] + [self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups)]
+            [0] + [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         )
 
     def __len__(self) -> int:
@@ -165,20 +156,8 @@ class ShardTable:
         return values[ends[row] : ends[row + 1]]
 
     def _read_pieces(self, group: int) -> _Pieces:
-        try:
-            with (
-                self._path.open("rb") as opened,
-                pq.ParquetFile(opened, metadata=self._metadata, page_checksum_verification=True) as file,
-            ):
-                table = file.read_row_group(group, columns=["pieces"], use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(error) from None
-        column = table.column("pieces").combine_chunks()
+        column = self._file.read_large_column(group).combine_chunks()
         return column.offsets.to_numpy(), column.values.to_numpy()
-
-    def _unreadable(self, error: Exception) -> DamagedDataError:
-        first_line = str(error).partition("\n")[0]
-        return DamagedDataError(f"{self._path}: cannot be read ({first_line}); restore it from a copy")
 
 
 def _int64(table: pa.Table, name: str) -> NDArray[np.int64]:

@@ -1,37 +1,38 @@
 """Verifying a dataset: that its parts belong to one dataset, and that every byte is the one that was written.
 
 Opening checks what is small (the shard table against the manifest). The rest is checked piece by piece when it is first
-read, or all at once by `tst-data verify`, which reads everything.
+read, or all at once by `tst-data verify`, which reads everything, or a random sample in a fraction of the time: decay
+that touched a share `d` of the pieces escapes a sample of `n` pieces with a probability of about `exp(-d * n)`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
+from numpy.typing import NDArray
 
 from tst_data.dataset.document_index import read_document_file
-from tst_data.dataset.manifest import SHARD_TABLE_NAME, Manifest, dataset_fingerprint
+from tst_data.dataset.folder import DatasetFolder
+from tst_data.dataset.manifest import SHARD_TABLE_NAME, Manifest, dataset_fingerprint, document_file_name
 from tst_data.dataset.shard_reader import ShardFiles
 from tst_data.dataset.shard_table import PIECE_BYTES, ShardTable
-from tst_data.durable_files import hash_file
-from tst_data.errors import DamagedDataError
+from tst_data.durable_files import hash_bytes
+from tst_data.errors import DamagedDataError, InvalidInputError
 
-__all__ = ["check_table", "verify_dataset", "verify_file"]
+__all__ = ["Verified", "Verifier", "check_table", "read_verified"]
 
 
-def verify_file(folder: Path, name: str, expected: str) -> None:
-    """Raise DamagedDataError unless the file has this hash."""
-    try:
-        actual = hash_file(folder / name)
-    except OSError as error:
-        raise DamagedDataError(f"{folder / name}: cannot be read ({error.strerror}); restore it from a copy") from None
-    if actual != expected:
-        raise DamagedDataError(f"{folder / name}: has hash {actual}, expected {expected}; restore it from a copy")
+def read_verified(folder: DatasetFolder, name: str, expected: str) -> bytes:
+    """The bytes of a file that have this hash. Raises DamagedDataError, or UnavailableError."""
+    data = folder.read(name)
+    if (actual := hash_bytes(data)) != expected:
+        raise DamagedDataError(f"{folder.path / name}: has hash {actual}, expected {expected}; restore it from a copy")
+    return data
 
 
 def check_table(folder: Path, manifest: Manifest, table: ShardTable) -> None:
@@ -53,53 +54,124 @@ def check_table(folder: Path, manifest: Manifest, table: ShardTable) -> None:
         )
 
 
-def verify_dataset(
-    folder: Path, manifest: Manifest, table: ShardTable, files: ShardFiles, progress: Callable[[int], None]
-) -> None:
-    """Read everything and compare it with what was written; `progress` is given the bytes read since its last call.
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What was read and found as it was written."""
 
-    Raises DamagedDataError naming the file, and the piece of a shard.
-    """
-    for name, expected in manifest.files.items():
-        verify_file(folder, name, expected)
-    _verify_documents(folder, table)
-    for shard in range(len(table)):
-        _verify_shard(shard, table, files, progress)
-
-
-def _verify_documents(folder: Path, table: ShardTable) -> None:
-    """The document files together must cover the token stream, each document beginning where the one before ends."""
-    remedy = "restore the folder from a copy"
-    token, num_tokens = 0, int(table.tokens.sum())
-    for shard in range(len(table)):
-        documents = read_document_file(folder, table, shard)
-        firsts = documents["first_token"].to_numpy().astype(np.int64)
-        ends = firsts + documents["length"].to_numpy().astype(np.int64)
-        boundaries = np.concatenate([[token], ends])
-        if len(documents) != table.num_documents[shard] or (firsts != boundaries[:-1]).any():
-            raise DamagedDataError(f"dataset '{folder}': the documents of shard {shard} leave gaps; {remedy}")
-        token = int(boundaries[-1])
-    if token != num_tokens:
-        raise DamagedDataError(f"dataset '{folder}': its documents end at token {token} of {num_tokens}; {remedy}")
+    num_bytes: int
+    """Bytes of shards."""
+    num_pieces: int
+    """Pieces of shards."""
+    num_pieces_of_all: int
+    """Pieces of all shards of the dataset."""
+    num_document_files: int
+    """Files of the document index."""
 
 
-def _verify_shard(shard: int, table: ShardTable, files: ShardFiles, progress: Callable[[int], None]) -> None:
-    """Each piece must have its hash, and the tokens (the file without its header) that of the fingerprint."""
-    header_bytes = int(table.token_offset[shard])
-    tokens_hash = hashlib.sha256()
-    try:
-        with files.path(shard).open("rb") as file:
-            files.check_size(shard, os.fstat(file.fileno()))
-            for number, expected in enumerate(table.pieces(shard)):
-                piece = file.read(PIECE_BYTES)
-                if xxhash.xxh3_64_intdigest(piece) != expected:
-                    raise files.damaged_piece(shard, number)
-                tokens_hash.update(memoryview(piece)[max(0, header_bytes - number * PIECE_BYTES) :])
-                progress(len(piece))
-    except OSError as error:
-        raise files.missing(shard, error) from None
-    if tokens_hash.digest() != table.hashes[shard].tobytes():
-        raise DamagedDataError(
-            f"{files.path(shard)}: its tokens do not have the sha256 that the fingerprint is made of; restore the "
-            "folder from a copy"
+class Verifier:
+    """Checks the files of an opened dataset."""
+
+    def __init__(self, folder: DatasetFolder, manifest: Manifest, table: ShardTable, files: ShardFiles) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._table = table
+        self._files = files
+        self._num_pieces: NDArray[np.int64] = -(-table.num_bytes // PIECE_BYTES)
+
+    def check_files(self) -> None:
+        """Compare the name and size of every shard file with what was written."""
+        for shard in range(len(self._table)):
+            self._files.check_size(shard)
+
+    def verify(self, progress: Callable[[int], None], sample: float | None) -> Verified:
+        """Read everything, or a share of it; `progress` is given the bytes of shards read since its last call."""
+        if sample is not None and not 0 < sample <= 1:
+            raise InvalidInputError(f"sample: expected a share above 0 and at most 1 (given: {sample})")
+        for name, expected in self._manifest.files.items():
+            read_verified(self._folder, name, expected)
+        if sample is None:
+            self._verify_documents()
+            read = [self._verify_shard(shard, progress) for shard in range(len(self._table))]
+            document_files = len(self._table)
+        else:
+            self.check_files()
+            document_files = self._verify_some_documents(sample)
+            read = list(self._verify_some_pieces(sample, progress))
+        return Verified(
+            num_bytes=sum(num_bytes for _, num_bytes in read),
+            num_pieces=sum(num_pieces for num_pieces, _ in read),
+            num_pieces_of_all=int(self._num_pieces.sum()),
+            num_document_files=document_files,
         )
+
+    def _verify_documents(self) -> None:
+        """The document files together must cover the stream, each document beginning where the one before ends."""
+        remedy = "restore the folder from a copy"
+        place = f"dataset '{self._folder.path}'"
+        token, num_tokens = 0, int(self._table.tokens.sum())
+        for shard in range(len(self._table)):
+            documents = read_document_file(self._folder, self._table, shard)
+            firsts = documents["first_token"].to_numpy().astype(np.int64)
+            ends = firsts + documents["length"].to_numpy().astype(np.int64)
+            boundaries = np.concatenate([[token], ends])
+            if len(documents) != self._table.num_documents[shard] or (firsts != boundaries[:-1]).any():
+                raise DamagedDataError(f"{place}: the documents of shard {shard} leave gaps; {remedy}")
+            token = int(boundaries[-1])
+        if token != num_tokens:
+            raise DamagedDataError(f"{place}: its documents end at token {token} of {num_tokens}; {remedy}")
+
+    def _verify_some_documents(self, sample: float) -> int:
+        """All document files must be there, and a share of them must have their hashes -> how many were read."""
+        for shard in range(len(self._table)):
+            self._folder.status(document_file_name(shard))
+        chosen = _choose(len(self._table), sample)
+        for shard in chosen.tolist():
+            read_document_file(self._folder, self._table, shard)
+        return len(chosen)
+
+    def _verify_shard(self, shard: int, progress: Callable[[int], None]) -> tuple[int, int]:
+        """Each piece must have its hash, and the tokens (the file without its header) that of the fingerprint.
+
+        Gives the number of pieces and of bytes.
+        """
+        header_bytes = int(self._table.token_offset[shard])
+        tokens_hash = hashlib.sha256()
+        pieces = self._table.pieces(shard)
+        with self._files.open(shard) as file:
+            for number, expected in enumerate(pieces.tolist()):
+                piece = self._files.read_piece(shard, number, expected, file)
+                tokens_hash.update(piece[max(0, header_bytes - number * PIECE_BYTES) :])
+                progress(len(piece))
+        if tokens_hash.digest() != self._table.hashes[shard].tobytes():
+            raise DamagedDataError(
+                f"{self._files.path(shard)}: its tokens do not have the sha256 that the fingerprint is made of; "
+                "restore the folder from a copy"
+            )
+        return len(pieces), int(self._table.num_bytes[shard])
+
+    def _verify_some_pieces(self, sample: float, progress: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+        """A share of the pieces of all shards must have their hashes -> pieces and bytes of one shard after another."""
+        ends = np.cumsum(self._num_pieces)
+        if not len(ends):
+            return
+        chosen = _choose(int(ends[-1]), sample)
+        shards, counts = np.unique(np.searchsorted(ends, chosen, side="right"), return_counts=True)
+        of_shards = np.split(chosen, np.cumsum(counts)[:-1])
+        for shard, of_shard in zip(shards.tolist(), of_shards, strict=True):
+            numbers = of_shard - (int(ends[shard]) - int(self._num_pieces[shard]))
+            expected = self._table.pieces(shard)
+            num_bytes = 0
+            with self._files.open(shard) as file:
+                for number in numbers.tolist():
+                    piece = self._files.read_piece(shard, number, int(expected[number]), file)
+                    num_bytes += len(piece)
+                    progress(len(piece))
+            yield len(numbers), num_bytes
+
+
+def _choose(number: int, share: float) -> NDArray[np.int64]:
+    """A share of `range(number)`, rounded up, in order; another choice each time."""
+    chosen: NDArray[np.int64] = np.random.default_rng().choice(
+        number, math.ceil(number * share), replace=False, shuffle=False
+    )
+    return np.sort(chosen)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tst_data.dataset.document_index import DocumentColumns, TokenRange
+from tst_data.dataset.folder import DatasetFolder
 from tst_data.dataset.journal import Journal, JournalEntry
 from tst_data.dataset.layout import DEFAULT_SAMPLE_TOKENS, DatasetLayout
 from tst_data.dataset.manifest import (
@@ -218,7 +219,7 @@ class DatasetWriter:
         self._filled -= length
 
     def _manifest(self, tokenizer: TokenizerDescription, made: Mapping[str, Any], files: Iterable[str]) -> Manifest:
-        table, layout = ShardTable(self.folder), self._layout
+        table, layout = ShardTable(DatasetFolder(self.folder)), self._layout
         fingerprint = dataset_fingerprint(
             tokenizer_hash=tokenizer.hash,
             end_of_text_id=layout.end_of_text_id,

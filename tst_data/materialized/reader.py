@@ -1,8 +1,8 @@
 """Reading a materialized run: batches as the server would give them, from a folder and without the run's datasets.
 
 A row is found by multiplication: the phase of a step says how many rows come before it, and no shard spans two phases.
-Rows are read through the same maps as token shards, so each piece is verified when it is first read, and few files are
-open. Needs no `streaming`.
+Rows are read through the same maps as token shards, so each piece is verified when it is first read, few files are
+open, and a folder that is replaced under an open run is noticed. Needs no `streaming`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from tst_data.configuration import validation_message
 from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
 from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.contract.shares import share_of_rank
-from tst_data.dataset.shard_reader import ShardFiles, default_map_cache
+from tst_data.dataset.folder import DatasetFolder
+from tst_data.dataset.shard_reader import ShardFiles, ShardRead, default_map_cache, read_shards
 from tst_data.dataset.shard_table import PIECE_BYTES
 from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError
 from tst_data.materialized.layout import FORMAT_VERSION, RUN_FILE_NAME, MaterializedRun, MaterializedShard, row_dtype
@@ -33,17 +34,16 @@ _AGAIN = "materialize the run again"
 def open_materialized(path: str | os.PathLike[str]) -> MaterializedFolder:
     """Open a folder that `tst-data materialize` made.
 
-    Raises NotFoundError, InvalidInputError (not a materialized run), DamagedDataError (its `run.json` changed) or
-    ForeignDataError (drawn in another order version: no position in it could be compared with one of this version).
+    Raises NotFoundError, InvalidInputError (not a materialized run), DamagedDataError (its `run.json` changed),
+    UnavailableError (it cannot be read now), or ForeignDataError (drawn in another order version: no position in it
+    could be compared with one of this version).
     """
-    folder = Path(os.path.abspath(path))
-    file = folder / RUN_FILE_NAME
-    try:
-        text = file.read_bytes()
-    except FileNotFoundError:
-        raise NotFoundError(f"{file}: does not exist; give a folder that `tst-data materialize` made") from None
-    except OSError as error:
-        raise InvalidInputError(f"{file}: cannot be read ({error.strerror}); give a folder that you may read") from None
+    folder = DatasetFolder(Path(os.path.abspath(path)))
+    file = folder.path / RUN_FILE_NAME
+    folder.check("materialized run", "give a folder that `tst-data materialize` made")
+    if not folder.holds(RUN_FILE_NAME):
+        raise NotFoundError(f"{file}: does not exist; give a folder that `tst-data materialize` made")
+    text = folder.read(RUN_FILE_NAME)
     try:
         run = MaterializedRun.model_validate_json(text)
     except ValidationError as error:
@@ -68,18 +68,19 @@ def open_materialized(path: str | os.PathLike[str]) -> MaterializedFolder:
 class MaterializedFolder:
     """An opened materialized run. Safe to use from several threads; made by `open_materialized`."""
 
-    def __init__(self, path: Path, run: MaterializedRun) -> None:
-        self.path = path
+    def __init__(self, folder: DatasetFolder, run: MaterializedRun) -> None:
+        self.path = folder.path
         self.description: RunDescription = run.description
         self._first_row = np.array([shard.first_row for shard in run.shards], dtype=np.int64)
         self._table = _Table(run.shards)
-        self._files = ShardFiles(path, self._table, default_map_cache())
+        self._folder = folder
+        self._files = ShardFiles(folder, self._table, default_map_cache())
 
     def read_batch(self, step: int, rank: int = 0, world_size: int = 1) -> WindowBatch:
         """One rank's share of a step.
 
         Raises NotFoundError for a step past the end, InvalidInputError where the world size does not divide the
-        batch, DamagedDataError where a shard is not what was written.
+        batch, DamagedDataError where a shard is not what was written, UnavailableError where it cannot be read now.
         """
         description = self.description
         phase = description.phase(step)
@@ -93,13 +94,15 @@ class MaterializedFolder:
         windows = np.empty((num_rows, phase.window_length), dtype=description.dtype)
         self._copy_rows(begin, row.itemsize, heads, windows)
         self._check_heads(heads, phase, step, windows[0].nbytes)
+        self._check_ids(windows, step)
         header = BatchHeader.of(description, phase, step, rank, world_size, checksum(windows))
         dataset, first_token = np.ascontiguousarray(heads["dataset"]), np.ascontiguousarray(heads["first_token"])
         return WindowBatch(header, windows, dataset, first_token)
 
     def close(self) -> None:
-        """Release the maps; a later read opens them again."""
+        """Release the maps and the folder; a later read opens them again."""
         self._files.close()
+        self._folder.close()
 
     def __enter__(self) -> MaterializedFolder:
         return self
@@ -111,9 +114,6 @@ class MaterializedFolder:
 
     def _copy_rows(self, begin: int, row_bytes: int, heads: NDArray[Any], windows: NDArray[Any]) -> None:
         """Copy the rows from `begin` on: what comes before the window into `heads`, the window into `windows`."""
-        head_bytes, window_bytes = heads.itemsize, windows[0].nbytes
-        head_target = heads.view(np.uint8).data
-        window_target = windows.reshape(-1).view(np.uint8).data
         done = 0
         while done < len(heads):
             number = int(np.searchsorted(self._first_row, begin + done, side="right")) - 1
@@ -122,13 +122,30 @@ class MaterializedFolder:
             count = min(shard.rows - of_shard, len(heads) - done)
             rows_start = shard.bytes - shard.rows * row_bytes  # nothing follows the rows
             first = rows_start + of_shard * row_bytes
-            starts = [first + index * row_bytes for index in range(count)]
-            head_starts = [(done + index) * head_bytes for index in range(count)]
-            self._files.copy(number, starts, head_bytes, head_target, head_starts)
-            starts = [start + head_bytes for start in starts]
-            window_starts = [(done + index) * window_bytes for index in range(count)]
-            self._files.copy(number, starts, window_bytes, window_target, window_starts)
+            head_targets, window_targets = heads[done : done + count], windows[done : done + count].view(np.uint8)
+
+            def copy(
+                maps: list[NDArray[np.uint8]],
+                first: int = first,
+                head_targets: NDArray[Any] = head_targets,
+                window_targets: NDArray[np.uint8] = window_targets,
+            ) -> None:
+                """The windows first: that releases the lock, and the heads are then in memory too."""
+                window_start, strides = first + heads.itemsize, (row_bytes, 1)
+                window_targets[...] = np.ndarray(window_targets.shape, np.uint8, maps[0], window_start, strides)
+                head_targets[...] = np.ndarray(head_targets.shape, heads.dtype, maps[0], first, (row_bytes,))
+
+            read_shards([ShardRead(self._files, number, np.array([first]), count * row_bytes)], copy)
             done += count
+
+    def _check_ids(self, windows: NDArray[Any], step: int) -> None:
+        """Raise DamagedDataError unless all token ids are of the vocabulary."""
+        size = self.description.vocabulary_size
+        if size <= np.iinfo(windows.dtype).max and (largest := int(windows.max())) >= size:
+            raise DamagedDataError(
+                f"{self.path}: a row of step {step} holds token {largest}, outside the vocabulary of {size} tokens; "
+                f"{_AGAIN}"
+            )
 
     def _check_heads(self, heads: NDArray[Any], phase: PhaseDescription, step: int, window_bytes: int) -> None:
         """Raise DamagedDataError unless the rows say what their place in the run says."""

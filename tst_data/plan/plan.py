@@ -16,7 +16,7 @@ import numpy as np
 from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
 from tst_data.contract.description import ORDER_VERSION, PhaseDescription, RunDescription
 from tst_data.contract.shares import share_of_rank
-from tst_data.dataset.reader import Dataset, open_dataset
+from tst_data.dataset.reader import Dataset, open_dataset, read_windows
 from tst_data.errors import TSTError
 from tst_data.plan.dataset_checks import check_datasets
 from tst_data.plan.schedule import Schedule, Windows
@@ -82,15 +82,11 @@ class Plan:
         return Windows(windows.dataset[rows], windows.first_token[rows])
 
     def read_batch(self, step: int, rank: int = 0, world_size: int = 1) -> WindowBatch:
-        """One rank's share of a step with its tokens. Raises as `windows`, and DamagedDataError for a damaged shard."""
+        """One rank's share of a step with its tokens. Raises as `windows` and `read_windows`."""
         phase = self.phase(step)
         selected = self._windows(phase, step, rank, world_size)
-        windows = np.empty((len(selected.dataset), phase.window_length), dtype=self.dtype)
         first_tokens = selected.first_token.astype(np.int64)
-        for index, dataset in enumerate(self.datasets):
-            rows = np.flatnonzero(selected.dataset == index)
-            if rows.size:
-                dataset.gather(first_tokens[rows], windows, rows)
+        windows = read_windows(self.datasets, selected.dataset, first_tokens, phase.window_length)
         header = BatchHeader.of(self._description, phase, step, rank, world_size, checksum(windows))
         return WindowBatch(header, windows, selected.dataset, selected.first_token)
 
