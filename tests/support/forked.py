@@ -49,7 +49,7 @@ while True:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        sys.stdin = open(0)
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", 1)
         module, _, function = request["function"].partition(":")
         code = 1
         try:
