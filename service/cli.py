@@ -49,6 +49,7 @@ def serve(
     grace_seconds: Annotated[int, _option("grace_seconds")] = DEFAULTS["grace_seconds"],
     keep_alive_seconds: Annotated[int, _option("keep_alive_seconds")] = DEFAULTS["keep_alive_seconds"],
     stalled_seconds: Annotated[int, _option("stalled_seconds")] = DEFAULTS["stalled_seconds"],
+    scrub_per_hour: Annotated[float, _option("scrub_per_hour")] = DEFAULTS["scrub_per_hour"],
     log_level: Annotated[LogLevel, _option("log_level")] = DEFAULTS["log_level"],
     json_output: Annotated[bool, typer.Option("--json", help="Print the ready line as JSON.")] = False,
 ) -> None:
@@ -67,6 +68,7 @@ def serve(
             grace_seconds=grace_seconds,
             keep_alive_seconds=keep_alive_seconds,
             stalled_seconds=stalled_seconds,
+            scrub_per_hour=scrub_per_hour,
             log_level=log_level,
         )
     except ValidationError as error:

@@ -83,6 +83,15 @@ class Metrics:
             "tst_last_step", "Step that was served last.", ("run",), multiprocess_mode="mostrecent", **shared
         )
         self.damaged = Counter("tst_damaged_data", "Requests that found damaged data.", ("run",), **shared)
+        self.scrubbed = Counter(
+            "tst_scrub_pieces", "Pieces of 1 MiB that were read again in the background.", ("run",), **shared
+        )
+        self.scrub_damaged = Counter(
+            "tst_scrub_damaged_pieces", "Pieces of these that are not what was written.", ("run",), **shared
+        )
+        self.scrub_unreadable = Counter(
+            "tst_scrub_unreadable_pieces", "Pieces of these that could not be read.", ("run",), **shared
+        )
 
     def exposition(self) -> bytes:
         """The values of all worker processes in the text format of Prometheus."""

@@ -43,7 +43,7 @@ class ServedRun:
         return preview_sequence(self.plan, step, sequence).model_dump()
 
     def check_readable(self) -> None:
-        """Read and verify the first window. Raises DamagedDataError where its bytes are not what was written."""
+        """Read and verify the first window. Raises DamagedDataError, or UnavailableError."""
         self.plan.read_batch(0, 0, self.description.phases[0].batch_size)
 
 

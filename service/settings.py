@@ -41,5 +41,7 @@ class ServerSettings(Frozen):
     """Time after which an idle connection is closed."""
     stalled_seconds: Annotated[int, Field(ge=1)] = 120
     """Time after which a client that reads nothing is disconnected."""
+    scrub_per_hour: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.01
+    """Share of all data that is read again in an hour, to find damage; 0 turns this off."""
     log_level: LogLevel = "info"
     """Least serious level to log; debug logs every request."""

@@ -5,7 +5,10 @@
     ├── NotFoundError            404  a run, step or path that does not exist
     ├── DamagedDataError         500  bytes that are not what was written; never retried
     ├── ForeignDataError         500  data of another fingerprint than the one expected
-    └── UnavailableError         503  a server that is too busy, or did not respond in time; retried
+    └── UnavailableError         503  a server, or data, that cannot be reached or read now; retried
+
+Only a file that is missing, of another size or of another hash is damaged. What may pass (too many open files, no
+permission, a stale mount, an I/O error, too little memory) makes data unavailable: `tst_data.dataset.folder` decides.
 
 The number is the HTTP status of the problem document that the service makes of the error. Command lines print the
 message and exit with 1. Any other exception that escapes is a defect of ours, and shows its stack trace.
@@ -50,7 +53,7 @@ class NotFoundError(TSTError, LookupError):
 
 
 class DamagedDataError(TSTError):
-    """Stored or received bytes that are not what was written: wrong hash or length (HTTP 500, never retried)."""
+    """Bytes that are not what was written: missing, or of wrong length or hash (HTTP 500, never retried)."""
 
 
 class ForeignDataError(TSTError):
@@ -58,6 +61,6 @@ class ForeignDataError(TSTError):
 
 
 class UnavailableError(TSTError, TimeoutError):
-    """A server that did not respond within the deadline, or is too busy (HTTP 503)."""
+    """A server that is too busy or did not respond in time, or data that cannot be read now (HTTP 503, retried)."""
 
     status = 503

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from service.api.problems import OverloadedError
 from tst_data.errors import UnavailableError
 
 __all__ = ["Admission"]
@@ -31,9 +32,9 @@ class Admission:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold one place for a request. For the event loop's thread only. Raises UnavailableError when none is free."""
+        """Hold one place for a request. For the event loop's thread only. Raises OverloadedError when none is free."""
         if self._taken >= self._max_requests:
-            raise UnavailableError(
+            raise OverloadedError(
                 f"server: all {self._max_requests} places of this worker process are taken; ask again in a moment, or "
                 "start more workers"
             )
@@ -44,8 +45,17 @@ class Admission:
             self._taken -= 1
 
     async def build(self, work: Callable[[], Result]) -> Result:
-        """Do blocking work in a builder thread. Work waits in the order in which it came."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        """Do blocking work in a builder thread. Work waits in the order in which it came.
+
+        Raises what the work raises, and UnavailableError where memory does not suffice for it.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        except MemoryError:
+            raise UnavailableError(
+                "server: has too little memory for this request; ask again in a moment, lower --max-requests, or give "
+                "this machine more memory"
+            ) from None
 
     def close(self) -> None:
         """Drop the work that waits. Work that has begun runs to its end."""

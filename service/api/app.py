@@ -23,21 +23,29 @@ from service.api.routes import add_routes
 from service.metrics import Metrics
 from service.page import page
 from service.registry import Registry
+from service.scrub import Scrub
 from service.settings import ServerSettings
 from tst_data.errors import DamagedDataError, TSTError
 
 __all__ = ["create_app"]
 
 
-def create_app(settings: ServerSettings) -> FastAPI:
-    """The application that serves the runs of these settings. Opens them, and raises what opening them raises."""
+def create_app(settings: ServerSettings, *, worker: int = 0) -> FastAPI:
+    """The application that serves the runs of these settings, in worker process `worker`.
+
+    Opens them, and raises what opening them raises.
+    """
     registry = Registry.open(settings.sources)
     metrics = Metrics()
     admission = Admission(builders=settings.builders, max_requests=settings.max_requests)
 
+    scrub = Scrub(registry, metrics, share_per_hour=settings.scrub_per_hour, worker=worker, workers=settings.workers)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        scrub.start()
         yield
+        scrub.close()
         admission.close()
 
     app = FastAPI(
@@ -63,6 +71,7 @@ def _add_problems(app: FastAPI, metrics: Metrics) -> None:
     """Make every exception of a route a problem document."""
 
     async def respond(request: Request, error: Exception) -> Response:
+        request.scope["detail"] = str(error)
         if isinstance(error, DamagedDataError):
             metrics.damaged.labels(request.path_params.get("run", "")).inc()
         return problem_of(request.scope, error)

@@ -65,6 +65,7 @@ class InstrumentationMiddleware:
         self.metrics.requests.labels(route, str(status), run).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
         level = "debug" if status < 400 else "warning" if status < 500 or status == 503 else "error"
+        why = {"detail": scope["detail"]} if status >= 500 and "detail" in scope else {}
         getattr(logger(), level)(
-            "request", method=method, path=scope["path"], status=status, milliseconds=round(seconds * 1000, 2)
+            "request", method=method, path=scope["path"], status=status, milliseconds=round(seconds * 1000, 2), **why
         )

@@ -41,7 +41,7 @@ STEP_PATH = {
     "422": "A parameter is unknown, repeated, cannot be read, or does not fit the run.",
     "500": "Unexpected error, or stored data is damaged. With damaged data the type ends in `/damaged-data`: do not "
     "ask again.",
-    "503": "All places of the worker process are taken. Ask again.",
+    "503": "All places of the worker process are taken, or stored data cannot be read now. Ask again.",
 }
 NOT_READY = {"503": "A run cannot be read. Ask again."}
 BATCH = {

@@ -19,7 +19,15 @@ from starlette.responses import Response
 from tst_data.configuration import problem_in_words
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError, UnavailableError
 
-__all__ = ["CONTENT_TYPE", "RETRY_AFTER_SECONDS", "NotReadyError", "Problem", "problem_of", "problem_response"]
+__all__ = [
+    "CONTENT_TYPE",
+    "RETRY_AFTER_SECONDS",
+    "NotReadyError",
+    "OverloadedError",
+    "Problem",
+    "problem_of",
+    "problem_response",
+]
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:token-superposition:problems/"
@@ -30,12 +38,17 @@ class NotReadyError(UnavailableError):
     """The server was asked whether it is ready, and it is not."""
 
 
+class OverloadedError(UnavailableError):
+    """The server has no place for another request."""
+
+
 KINDS: dict[type[TSTError], tuple[str, str]] = {
     DamagedDataError: ("damaged-data", "Stored data is damaged"),
     InvalidInputError: ("invalid-request", "The request is not valid"),
     NotFoundError: ("not-found", "Not found"),
     NotReadyError: ("not-ready", "The server is not ready"),
-    UnavailableError: ("overloaded", "The server is busy"),
+    OverloadedError: ("overloaded", "The server is busy"),
+    UnavailableError: ("unavailable", "The data cannot be read now"),
 }
 """Last part of the `type`, and `title`. A subclass comes before its base."""
 

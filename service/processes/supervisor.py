@@ -74,7 +74,7 @@ class Supervisor:
         """
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self._workers = [self._start() for _ in range(self._settings.workers)]
+            self._workers = [self._start(number) for number in range(self._settings.workers)]
             if self._wait_until_ready():
                 ready()
                 self._keep_running()
@@ -88,11 +88,14 @@ class Supervisor:
         self._signals += 1
         self._waker.send_bytes(b"!")
 
-    def _start(self) -> _Worker:
+    def _start(self, number: int) -> _Worker:
         """A new worker process. Only it holds the writing end of its pipe, so its end is seen as EOF."""
         report, reporter = self._context.Pipe(duplex=False)
         process = self._context.Process(
-            target=serve, args=(self._settings, self._listener, reporter), name="tst-serve-worker", daemon=True
+            target=serve,
+            args=(self._settings, self._listener, reporter, number),
+            name="tst-serve-worker",
+            daemon=True,
         )
         process.start()
         reporter.close()
@@ -136,7 +139,7 @@ class Supervisor:
             pause_seconds=pause,
         )
         if not self._wake.poll(pause):
-            self._workers[index] = self._start()
+            self._workers[index] = self._start(index)
 
     def _retire(self, worker: _Worker) -> None:
         """Release what is left of a dead worker. Its counts stay; its share of the gauges goes."""

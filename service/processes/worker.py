@@ -45,10 +45,11 @@ class _ReportingServer(uvicorn.Server):
         self._report.send("")
 
 
-def serve(settings: ServerSettings, listener: socket.socket, report: Connection) -> None:
-    """Serve until SIGTERM. `report` receives an empty string when the worker is ready, otherwise what went wrong.
+def serve(settings: ServerSettings, listener: socket.socket, report: Connection, number: int) -> None:
+    """Serve until SIGTERM, as worker `number` of the server.
 
-    SIGINT is ignored, because Ctrl-C reaches every process of the terminal: the supervisor decides when a worker stops.
+    `report` receives an empty string when the worker is ready, otherwise what went wrong. SIGINT is ignored, because
+    Ctrl-C reaches every process of the terminal: the supervisor decides when a worker stops.
     """
     threading.Thread(target=_leave_with_parent, daemon=True, name="parent-watch").start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -57,7 +58,7 @@ def serve(settings: ServerSettings, listener: socket.socket, report: Connection)
     sys.setswitchinterval(SWITCH_SECONDS)
     keep_freed_memory()
     try:
-        app = create_app(settings)
+        app = create_app(settings, worker=number)
     except (TSTError, OSError) as error:
         report.send(str(error) or type(error).__name__)
         return

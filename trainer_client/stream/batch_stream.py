@@ -45,7 +45,7 @@ class BatchStream:
     a`. `prefetch` batches are fetched ahead in the background; with 0 each is fetched when it is asked for. Inputs and
     targets are made on `device` (default: host memory, where the windows are). `token` is sent as a bearer token. A
     server that does not respond is asked again until `timeout_seconds` have passed, for the description at construction
-    and for each batch.
+    and for each batch; local files that cannot be read now are tried again as long.
 
     Iterating continues from where the stream is: after `break` with the next batch, after the end with nothing.
 

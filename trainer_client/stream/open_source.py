@@ -50,7 +50,7 @@ def open_source(
     if not path.is_dir():
         from trainer_client.stream.local_source import RunSource
 
-        return RunSource(path, pin_memory=pin_memory)
+        return RunSource(path, timeout_seconds=timeout_seconds, pin_memory=pin_memory)
     if not (path / "run.json").is_file():
         raise InvalidInputError(
             f"source {location!r}: the folder has no run.json; give a folder that tst-data materialize made, "
@@ -58,4 +58,4 @@ def open_source(
         )
     from trainer_client.stream.local_source import FolderSource
 
-    return FolderSource(path, pin_memory=pin_memory)
+    return FolderSource(path, timeout_seconds=timeout_seconds, pin_memory=pin_memory)

@@ -134,8 +134,9 @@ def read_document_file(folder: DatasetFolder, table: ShardTable, shard: int) -> 
             f"{folder.path / name}: has {len(data)} bytes with hash {actual}, expected hash {expected}; restore it "
             "from a copy"
         )
-    with read_errors(folder.path / name):
-        return pq.read_table(pa.BufferReader(data), use_threads=False).combine_chunks()
+    with read_errors(folder.path / name), pq.ParquetFile(pa.BufferReader(data)) as file:
+        # Not by pq.read_table, which imports pandas at its first use: that would fail for good without descriptors.
+        return file.read(use_threads=False).combine_chunks()
 
 
 class DocumentIndex:

@@ -126,7 +126,7 @@ class DatasetFolder:
         try:
             self._held()
         except DamagedDataError:
-            if os.path.lexists(self.path) and not self.path.is_dir():
+            if os.path.exists(self.path) and not os.path.isdir(self.path):
                 raise InvalidInputError(f"{place}: is a file; {remedy}") from None
             raise NotFoundError(f"{place}: does not exist; {remedy}") from None
 

@@ -25,7 +25,7 @@ from tst_data.dataset.document_index import Document, DocumentIndex
 from tst_data.dataset.folder import DatasetFolder
 from tst_data.dataset.manifest import MANIFEST_NAME, SHARD_TABLE_NAME, Manifest, read_manifest
 from tst_data.dataset.shard_reader import MapCache, ShardFiles, ShardRead, default_map_cache, read_shards
-from tst_data.dataset.shard_table import ShardTable
+from tst_data.dataset.shard_table import PIECE_BYTES, ShardTable
 from tst_data.dataset.verification import Verified, Verifier, check_table, read_verified
 from tst_data.dataset.window_copy import copy_windows
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
@@ -90,6 +90,11 @@ class Dataset:
     def written_at(self) -> float:
         """When the manifest was written, in seconds since 1970."""
         return self._folder.status(MANIFEST_NAME).st_mtime
+
+    @property
+    def num_pieces(self) -> int:
+        """Pieces of 1 MiB of all shard files."""
+        return int((-(-self._table.num_bytes // PIECE_BYTES)).sum())
 
     def read(self, first_token: int, num_tokens: int) -> NDArray[Any]:
         """Tokens (num_tokens,) from `first_token` on, over any number of shards. A copy, in the dataset's dtype.

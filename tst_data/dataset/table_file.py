@@ -36,12 +36,19 @@ class TableFile:
         with folder.open(name) as file, read_errors(self._path):
             self._num_bytes = file.status.st_size
             self._begin = _FileBytes(self._num_bytes)
-            footer_start = self._read_footer(file)
-            self.metadata = self._parse_footer(column_names)
-            self._ranges = self._large_ranges(footer_start)
-            actual = self._read_rest(file, footer_start)
-        if expected_hash is not None and actual != expected_hash:
-            raise DamagedDataError(f"{self._path}: has hash {actual}, expected {expected_hash}; restore it from a copy")
+            try:
+                footer_start = self._read_footer(file)
+                self.metadata = self._parse_footer(column_names)
+                self._ranges = self._large_ranges(footer_start)
+            except DamagedDataError:
+                self._ranges = []
+                self._check_hash(self._read_rest(file, self._num_bytes), expected_hash)
+                raise  # it is what was written, and no table
+            self._check_hash(self._read_rest(file, footer_start), expected_hash)
+
+    def _check_hash(self, actual: str, expected: str | None) -> None:
+        if expected is not None and actual != expected:
+            raise DamagedDataError(f"{self._path}: has hash {actual}, expected {expected}; restore it from a copy")
 
     def read_at_opening(self, columns: list[str]) -> pa.Table:
         """Some of the small columns, of all row groups. Only once: their bytes are given back."""
