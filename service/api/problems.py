@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from tst_data.configuration import problem_in_words
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError, UnavailableError
+from tst_data.visible_text import one_line
 
 __all__ = [
     "CONTENT_TYPE",
@@ -82,7 +83,7 @@ def problem_response(
 ) -> Response:
     """The response with a problem document. `kind` is the last part of its `type`."""
     instance = scope.get("raw_path", b"").split(b"?")[0].decode("latin-1") or scope.get("path", "/")
-    problem = Problem(type=TYPE_PREFIX + kind, title=title, status=status, detail=detail, instance=instance)
+    problem = Problem(type=TYPE_PREFIX + kind, title=title, status=status, detail=one_line(detail), instance=instance)
     return Response(
         json.dumps(problem.model_dump(), ensure_ascii=True),
         status_code=status,

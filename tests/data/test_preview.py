@@ -11,7 +11,7 @@ from tst_data import Plan, load_run
 from tst_data.dataset.manifest import TokenizerDescription
 from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import DatasetWriter
-from tst_data.errors import NotFoundError
+from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.inspection.preview import preview_sequence, sequence_documents
 from tst_data.tokenizer.base import TOKENIZER_FILES
 from tst_data.tokenizer.loading import load_tokenizer
@@ -69,11 +69,31 @@ def test_every_bag_names_its_documents_and_their_text(make_run: MakeRun, text_da
                 assert {k for document in shown.documents for k in document.bags} == set(range(16))
 
 
-def test_only_as_many_bags_as_asked_for(make_run: MakeRun, text_dataset: Path) -> None:
-    with Plan(load_run(make_run(text_dataset))) as plan:
-        shown = preview_sequence(plan, 0, 0, max_bags=3)
-    assert [bag.position for bag in shown.bags] == [0, 1, 2]
-    assert shown.num_bags == 16
+@pytest.mark.parametrize("superpose", ["both", "input", "output"])
+def test_only_as_many_bags_as_asked_for(make_run: MakeRun, text_dataset: Path, superpose: str) -> None:
+    run = make_run(text_dataset, phases=[{"bag_size": 3, "steps": 1, "superpose": superpose}])
+    with Plan(load_run(run)) as plan:
+        whole = preview_sequence(plan, 0, 0)
+        for number in (1, 3, 15, 16, 99):
+            shown = preview_sequence(plan, 0, 0, max_bags=number)
+            assert shown.bags == whole.bags[:number]
+            assert shown.documents == whole.documents
+            assert shown.num_bags == 16
+
+
+def test_what_is_shown_is_bounded(make_run: MakeRun, text_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "tst_data.inspection.preview"
+    with Plan(load_run(make_run(text_dataset, phases=[{"bag_size": 4, "steps": 1}]))) as plan:
+        whole = preview_sequence(plan, 0, 0)
+        monkeypatch.setattr(f"{module}.MAX_SHOWN_TOKENS", 15)
+        assert preview_sequence(plan, 0, 0).bags == whole.bags[:3]
+        assert preview_sequence(plan, 0, 0).documents == whole.documents
+        monkeypatch.setattr(f"{module}.MAX_SHOWN_TOKENS", 3)
+        with pytest.raises(InvalidInputError, match=r"^run 'test': step 0 has bags of 4 tokens, .* read the batch"):
+            preview_sequence(plan, 0, 0)
+        monkeypatch.setattr(f"{module}.MAX_SEQUENCE_TOKENS", 63)
+        with pytest.raises(InvalidInputError, match=r"^run 'test': step 0 has sequences of 64 tokens, .* read"):
+            sequence_documents(plan, 0, 0)
 
 
 @pytest.mark.parametrize(("step", "sequence"), [(0, 4), (0, -1), (5, 0), (-1, 0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,14 +74,20 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Any, server: Server) -> Iterator[Any]:
+def opened(browser: Any, url: str) -> Any:
+    """The page in a browser, when it has shown the runs. `problems` holds what went wrong in it."""
     page = browser.new_page()
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
-    page.goto(server.url)
+    page.goto(url)
     page.wait_for_selector("#look:not([hidden])")
+    return page
+
+
+@pytest.fixture
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    page = opened(browser, server.url)
     yield page
     page.close()
 
@@ -120,3 +127,43 @@ def test_shows_what_is_wrong_with_a_step(page: Any) -> None:
     page.click("button[type=submit]")
     page.wait_for_selector("#message.bad")
     assert "has no step 99" in page.inner_text("#message")
+
+
+HOSTILE = "a\x1b[31m\x9b\u202eb\u2066<b>c\x7f\ud7ff\tnext\nlast"
+SHOWN = "a\\x1b[31m\\u009b\\u202eb\\u2066<b>c\\x7f\ud7ff\\tnext\\nlast"
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def test_shows_control_characters_as_escapes(browser: Any, tmp_path: Path) -> None:
+    dataset = tmp_path / HOSTILE
+    write_text_dataset(dataset, [HOSTILE * 3] * 40)
+    (tmp_path / "run.json").write_text(
+        json.dumps(
+            {
+                "name": "hostile",
+                "datasets": [{"path": HOSTILE}],
+                "sequence_length": 16,
+                "batch_size": 8,
+                "phases": [{"bag_size": len(HOSTILE.encode()), "steps": 2}],
+            }
+        )
+    )
+    with running(tmp_path / "run.json") as server:
+        page = opened(browser, server.url)
+        page.click("button[type=submit]")
+        page.wait_for_selector(".bags")
+        text = page.inner_text("body")
+        assert page.evaluate("visible('\\ud800')") == "\\ud800"
+        assert page.problems == []
+        page.close()
+    assert not UNSAFE.search(text)
+    assert SHOWN in page_figure(text, "datasets")
+    assert f"{tmp_path}/{SHOWN}.jsonl" in text
+    bags = text[text.index("predicts") :]
+    assert "\\x1b[31m" in bags
+    assert "\\u202e" in bags
+
+
+def page_figure(text: str, name: str) -> str:
+    """The line below the name of a figure."""
+    return text[text.index(f"\n{name}\n") :].split("\n")[2]

@@ -108,6 +108,27 @@ def test_what_is_malformed_is_a_422_that_names_it(server: Server, path: str, det
 
 
 @pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("%1b%5b31m%c2%9b%e2%80%ae%0a=1", r"\x1b[31m\u009b\u202e\n"),
+        ("rank=%1b%5b31m%c2%9b%e2%80%ae%0a", r"\x1b[31m\x9b\u202e\n"),
+        ("rank=0&rank=1&%1b=1", "query parameter 'rank'"),
+        (f"{'n' * 30_000}=1", "nnn... ("),
+        (f"rank={'n' * 30_000}", "nnn... ("),
+        (f"{'n' * 10_000}=1&{'n' * 10_000}=1", "nnn"),
+    ],
+)
+def test_what_a_client_wrote_is_shown_escaped_and_shortened(server: Server, query: str, shown: str) -> None:
+    detail = check_problem(server.ask(f"{BATCHES}/0?{query}"), 422, f"{BATCHES}/0")["detail"]
+    assert detail.isprintable()
+    assert len(detail) <= 2000
+    assert shown.replace("\\u009b", "\\x9b") in detail
+    names = check_problem(server.ask(f"/v1/runs/%1b%0a{'n' * 30_000}"), 404, f"/v1/runs/%1b%0a{'n' * 30_000}")
+    assert names["detail"].isprintable()
+    assert len(names["detail"]) < 200
+
+
+@pytest.mark.parametrize(
     ("path", "changes", "words"),
     [
         ("/0?rank=-1", {"seed": -1}, "expected at least 0 (given: -1)"),

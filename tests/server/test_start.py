@@ -84,6 +84,7 @@ def test_a_wrong_setting_is_one_line(make_run: MakeRun, tiny_dataset: Dataset) -
         "--workers",
         0,
         word="error: --workers (or TST_SERVE_WORKERS): expected at least 1 (given: 0)",
+        code=2,
     )
 
 

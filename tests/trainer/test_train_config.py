@@ -6,6 +6,7 @@ python -m pytest tests/trainer/test_train_config.py
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ def test_model_shape_from_a_config_json(run_file: Path, config: TrainConfig, tmp
         ("seed: 2026-01-01", r"'seed': expected a whole number \(given: '2026-01-01'\)"),
         ("betas: [0.9, 1.0]", r"'betas.1': expected less than 1 \(given: 1.0\)"),
         ("model: null", r"'model': expected a mapping \(given: null\)"),
+        ('model: "a\\0b"', r"train\.yaml': 'model': 'a\\x00b' holds a NUL character"),
+        ("output: ~nosuchuser/x", r"train\.yaml': 'output': '~nosuchuser/x': there is no such user"),
+        ("evaluation: {dataset: ~nosuchuser/x}", r"train\.yaml': 'evaluation.dataset': .*there is no such user"),
+        ("steps: 010", "line 1, column 8: the number 010 begins with 0; write 10"),
+        ("log_every: 1e3", r"'log_every': expected a whole number \(given: 1000\.0\); write it without a point or an"),
+        ("output: 1e3", r"'output': expected a string \(given: 1000\.0\); put it in quotes"),
         ("null: 3", "line 1, column 1: the key null is not a string; put it in quotes"),
     ],
 )
@@ -110,3 +117,14 @@ def test_base_of_the_rotary_positions_is_a_key_in_every_release_of_transformers(
     with Plan(load_run(run_file)) as plan:
         made = build_config({**MODEL, "rope_theta": 5e5}, plan.describe()).to_dict()
     assert made.get("rope_parameters", made).get("rope_theta") == 5e5  # transformers 5 keeps it in rope_parameters
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_only_a_regular_file_is_read(tmp_path: Path, kind: str) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "train.yaml"
+    if kind == "fifo":
+        os.mkfifo(path)
+    if kind == "folder":
+        path.mkdir()
+    with pytest.raises(InvalidInputError, match=rf"^training file '{path}': cannot be read \(it is a "):
+        load_train_config(path)

@@ -11,9 +11,12 @@ from types import ModuleType
 from typing import Any
 
 from tst_data.contract.description import RunDescription
-from tst_data.errors import InvalidInputError, NotFoundError
+from tst_data.errors import InvalidInputError
+from tst_data.given_files import read_small_file
 
 __all__ = ["build_config", "build_model"]
+
+MAX_CONFIG_BYTES = 1 << 24
 
 
 def build_config(model: dict[str, Any] | str, description: RunDescription) -> Any:
@@ -69,13 +72,12 @@ def _given_config(transformers: ModuleType, model: dict[str, Any] | str) -> tupl
     """The keys that were given, and the configuration with the model type's defaults for all others."""
     if isinstance(model, str):
         file = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
+        text = read_small_file(
+            file, place=f"model '{file}'", wanted="a config.json or of its folder", limit=MAX_CONFIG_BYTES
+        )
         try:
-            given = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise NotFoundError(
-                f"model '{file}': does not exist; give the path of a config.json or of its folder"
-            ) from None
-        except ValueError as error:
+            given = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise InvalidInputError(f"model '{file}': is not JSON ({error}); give a Hugging Face config.json") from None
         if not isinstance(given, dict) or not isinstance(given.get("model_type"), str):
             raise InvalidInputError(f"model '{file}': has no model_type; give a Hugging Face config.json")

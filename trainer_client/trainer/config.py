@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from trainer_client.loss.slot_weights import normalized_slot_weights
 from tst_data.configuration import Frozen, load_model
 from tst_data.errors import InvalidInputError
+from tst_data.given_files import expanded_path
 
 __all__ = ["CheckpointConfig", "EvaluationConfig", "TrainConfig", "load_train_config"]
 
@@ -139,16 +140,21 @@ def load_train_config(path: str | Path | None) -> TrainConfig:
         return TrainConfig()
     file = Path(path)
     config = load_model(file, TrainConfig, place="training file", keys="keys such as learning_rate: 1.0e-3")
-    return _with_absolute_paths(config, file.resolve().parent)
+    return _with_absolute_paths(config, file)
 
 
-def _with_absolute_paths(config: TrainConfig, folder: Path) -> TrainConfig:
+def _with_absolute_paths(config: TrainConfig, file: Path) -> TrainConfig:
+    folder = file.resolve().parent
+
+    def absolute(path: str, key: str) -> str:
+        return str(folder / expanded_path(path, f"training file '{file}': '{key}'"))
+
     changes: dict[str, Any] = {}
     if isinstance(config.model, str):
-        changes["model"] = str(folder / config.model)
+        changes["model"] = absolute(config.model, "model")
     if config.output is not None:
-        changes["output"] = str(folder / config.output)
+        changes["output"] = absolute(config.output, "output")
     if config.evaluation is not None:
-        dataset = str(folder / config.evaluation.dataset)
+        dataset = absolute(config.evaluation.dataset, "evaluation.dataset")
         changes["evaluation"] = config.evaluation.model_copy(update={"dataset": dataset})
     return config.model_copy(update=changes)

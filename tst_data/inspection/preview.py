@@ -1,7 +1,12 @@
-"""Looking at batches: what the bags say as text, and which documents they come from."""
+"""Looking at batches: what the bags say as text, and which documents they come from.
+
+Both are for people, so both are bounded: a request for a sequence of millions of tokens must not fill the memory of a
+server.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +14,16 @@ import numpy as np
 from tst_data.configuration import Frozen
 from tst_data.contract.bags import IGNORED, BagGeometry, Superpose
 from tst_data.dataset.reader import Dataset
-from tst_data.errors import NotFoundError
+from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.plan.plan import Plan
 
 __all__ = ["BagText", "DocumentUse", "Preview", "preview_sequence", "sequence_documents"]
+
+MAX_SEQUENCE_TOKENS = 1 << 21
+"""Tokens of a sequence whose documents are listed: each bag is named once for each document in it."""
+
+MAX_SHOWN_TOKENS = 1 << 16
+"""Tokens that are shown as text."""
 
 
 class DocumentUse(Frozen):
@@ -65,7 +76,7 @@ class Preview(Frozen):
     num_bags: int
     """Latent positions of the whole sequence."""
     bags: list[BagText]
-    """The first of them, as many as were asked for."""
+    """The first of them, as many as were asked for, but at most 65,536 tokens."""
     documents: list[DocumentUse]
     """The documents that the whole sequence reads from."""
 
@@ -73,7 +84,8 @@ class Preview(Frozen):
 def sequence_documents(plan: Plan, step: int, sequence: int) -> list[DocumentUse]:
     """The documents that one sequence of a step reads from, in stream order.
 
-    Raises NotFoundError where the run has no such step, or the step no such sequence.
+    Raises NotFoundError where the run has no such step, or the step no such sequence, InvalidInputError where the
+    sequence is too long to be looked into.
     """
     dataset, first_token = _find(plan, step, sequence)
     return _documents(plan.datasets[dataset], first_token, plan.phase(step).geometry)
@@ -82,11 +94,17 @@ def sequence_documents(plan: Plan, step: int, sequence: int) -> list[DocumentUse
 def preview_sequence(plan: Plan, step: int, sequence: int, *, max_bags: int | None = None) -> Preview:
     """The first `max_bags` bags of one sequence as text (all of them by default), with the sequence's documents.
 
-    Raises NotFoundError where the run has no such step, or the step no such sequence.
+    At most 65,536 tokens are shown. Raises NotFoundError where the run has no such step, or the step no such sequence,
+    InvalidInputError where the sequence is too long to be looked into.
     """
     dataset, first_token = _find(plan, step, sequence)
     phase = plan.phase(step)
     geometry = phase.geometry
+    if geometry.bag_size > MAX_SHOWN_TOKENS:
+        raise InvalidInputError(
+            f"run '{plan.run.name}': step {step} has bags of {geometry.bag_size:,} tokens, which are too large to show "
+            f"(at most {MAX_SHOWN_TOKENS:,}); read the batch itself"
+        )
     return Preview(
         run=plan.run.name,
         step=step,
@@ -104,6 +122,12 @@ def preview_sequence(plan: Plan, step: int, sequence: int, *, max_bags: int | No
 
 def _find(plan: Plan, step: int, sequence: int) -> tuple[int, int]:
     """Dataset index and first token of one sequence."""
+    advance = plan.phase(step).geometry.advance
+    if advance > MAX_SEQUENCE_TOKENS:
+        raise InvalidInputError(
+            f"run '{plan.run.name}': step {step} has sequences of {advance:,} tokens, which are too long to look into "
+            f"(at most {MAX_SEQUENCE_TOKENS:,}); read the batch itself"
+        )
     windows = plan.windows(step)
     if not 0 <= sequence < len(windows.dataset):
         raise NotFoundError(
@@ -133,16 +157,19 @@ def _documents(dataset: Dataset, first_token: int, geometry: BagGeometry) -> lis
 
 
 def _bags(dataset: Dataset, first_token: int, geometry: BagGeometry, max_bags: int | None) -> list[BagText]:
+    whole = geometry.sequence_length
+    shown = min(whole, max(1, MAX_SHOWN_TOKENS // geometry.bag_size), whole if max_bags is None else max_bags)
+    # The targets of a bag are in the next one, so one bag more than is shown.
+    part = replace(geometry, sequence_length=min(whole, shown + 1))
     tokenizer = dataset.tokenizer()
-    window = dataset.read(first_token, geometry.window_length).astype(np.int64)[np.newaxis]
-    inputs = geometry.inputs(window)[0]
-    targets = np.full((1, geometry.sequence_length, geometry.target_slots), IGNORED, dtype=np.int64)
-    geometry.fill_targets(window, targets)
+    window = dataset.read(first_token, part.window_length).astype(np.int64)[np.newaxis]
+    inputs = part.inputs(window)[0]
+    targets = np.full((1, part.sequence_length, part.target_slots), IGNORED, dtype=np.int64)
+    part.fill_targets(window, targets)
 
     def text(ids: Any) -> str:
         return tokenizer.decode([int(token) for token in ids])
 
-    shown = min(geometry.sequence_length, max_bags) if max_bags is not None else geometry.sequence_length
     return [
         BagText(
             position=k,

@@ -120,8 +120,8 @@ class RunSpecification(Frozen):
             step_tokens = self.phase_batch_size(index) * window_length
             if step_tokens > MAX_STEP_TOKENS:
                 raise ValueError(
-                    f"{place}: a step has windows of {step_tokens:,} tokens, expected at most {MAX_STEP_TOKENS:,}; lower "
-                    "batch_size, bag_size or sequence_length"
+                    f"{place}: a step has {step_tokens:,} tokens in its windows, expected at most "
+                    f"{MAX_STEP_TOKENS:,}; lower batch_size, bag_size or sequence_length"
                 )
             run_tokens += self.phase_batch_size(index) * phase.steps * self.geometry(index).advance
             if run_tokens > MAX_RUN_TOKENS:
