@@ -33,6 +33,12 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 PREFIX = "tst-serve-metrics-"
 LOCK = "lock"
 
+FILES = ("counter", "histogram", "gauge_livesum", "gauge_mostrecent")
+"""What prometheus-client calls the files of a process, before its process id."""
+
+FILE_BYTES, FILE_BYTES_OF_RUN = 1 << 18, 1 << 13
+"""More than the values of a worker take, and those of each run."""
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -55,9 +61,12 @@ def metrics_folder() -> Iterator[Path]:
 
 
 class Metrics:
-    """The counters, gauges and histograms of one worker process."""
+    """The counters, gauges and histograms of one worker process that serves `num_runs` runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_runs: int = 1) -> None:
+        folder = os.environ.get(FOLDER_VARIABLE)
+        if folder:
+            _take_space(Path(folder), FILE_BYTES + FILE_BYTES_OF_RUN * num_runs)
         self._registry = CollectorRegistry()
         shared: dict[str, Any] = {"registry": self._registry}
         self.requests = Counter("tst_requests", "HTTP requests.", ("route", "status", "run"), **shared)
@@ -101,6 +110,14 @@ class Metrics:
         registry = CollectorRegistry()
         registry.register(_Workers(Path(folder)))
         return generate_latest(registry)
+
+
+def _take_space(folder: Path, num_bytes: int) -> None:
+    """Allocate this process's files whole: writing to a part of a mapped file for which a full disk has no space kills
+    the process (SIGBUS)."""
+    for name in FILES:
+        with (folder / f"{name}_{os.getpid()}.db").open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
 
 
 class _Workers:

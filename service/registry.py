@@ -93,6 +93,9 @@ class Registry:
     def __iter__(self) -> Iterator[ServedRun]:
         return iter(self._runs.values())
 
+    def __len__(self) -> int:
+        return len(self._runs)
+
     def __contains__(self, name: object) -> bool:
         return name in self._runs
 

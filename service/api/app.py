@@ -36,7 +36,7 @@ def create_app(settings: ServerSettings, *, worker: int = 0) -> FastAPI:
     Opens them, and raises what opening them raises.
     """
     registry = Registry.open(settings.sources)
-    metrics = Metrics()
+    metrics = Metrics(len(registry))
     admission = Admission(builders=settings.builders, max_requests=settings.max_requests)
 
     scrub = Scrub(registry, metrics, share_per_hour=settings.scrub_per_hour, worker=worker, workers=settings.workers)
