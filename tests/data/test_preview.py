@@ -13,7 +13,6 @@ from tst_data.dataset.reader import Dataset
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError, NotFoundError
 from tst_data.inspection.preview import preview_sequence, sequence_documents
-from tst_data.tokenizer.base import TOKENIZER_FILES
 from tst_data.tokenizer.loading import load_tokenizer
 
 TEXTS = [f"Document {number}: {'lorem ipsum ' * (number % 7)}" for number in range(120)]
@@ -38,7 +37,7 @@ def text_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writer.append(closed, id=f"doc-{row}", source="texts.jsonl", row=row)
         tokenizer.save(folder)
         description = TokenizerDescription(name=tokenizer.name, kind=tokenizer.kind, hash=tokenizer.hash)
-        writer.finish(tokenizer=description, files=TOKENIZER_FILES)
+        writer.finish(tokenizer=description, files=tokenizer.files())
     return folder
 
 

@@ -15,7 +15,7 @@ from tests.support.conversion import CommandLine, check_refused, documents_of, w
 from tests.support.tokenizers import CONTROL, SPECIAL, USER_DEFINED, hard_texts, sentencepiece_model
 from tst_data.conversion.encode_worker import pack
 from tst_data.dataset.reader import open_dataset
-from tst_data.errors import InvalidInputError
+from tst_data.errors import InvalidInputError, UnavailableError
 from tst_data.tokenizer.loading import load_saved_tokenizer, load_tokenizer
 from tst_data.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
@@ -166,6 +166,25 @@ def test_models_that_cannot_work_are_refused(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(InvalidInputError, match=message) as caught:
             load_tokenizer(str(folder), end_of_text)
         assert "\n" not in str(caught.value)
+
+
+def test_a_model_is_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model("unigram"))
+
+    def download(name: str, file: str, local_files_only: bool) -> str:
+        if not (tmp_path / file).exists():
+            raise LocalEntryNotFoundError(file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr("tst_data.tokenizer.loading.hub_is_reachable", lambda: False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert load_tokenizer("owner/name").kind == "sentencepiece"
+    (tmp_path / "tokenizer.model").unlink()
+    with pytest.raises(UnavailableError, match=r"owner/name: no such file or folder, and it cannot be fetched"):
+        load_tokenizer("owner/name")
 
 
 def test_the_missing_package_is_named(tmp_path: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

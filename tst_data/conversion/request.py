@@ -22,7 +22,8 @@ class Conversion(Frozen):
     """Files, folders, globs, folders saved by `datasets`, or hf://owner/name[:split]. The formats are text, JSONL
     (.jsonl .ndjson .json), CSV (.csv .tsv), Parquet and Arrow, each also compressed (.gz .zst .xz .bz2)."""
     tokenizer: str
-    """A tokenizer.json, a folder or Hub name, `bytes`, or train:SIZE (trained on the sources)."""
+    """A tokenizer.json, a model of sentencepiece (tokenizer.model), a folder or Hub name with one of them, `bytes`, or
+    train:SIZE (trained on the sources)."""
     end_of_text: str | None = None
     """The end-of-text token, where the tokenizer does not name one."""
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from tst_data.durable_files import sync_folder, try_lock
 from tst_data.errors import DamagedDataError, InvalidInputError
 
 __all__ = ["Journal", "JournalEntry"]
+
+_NUMBERS = ("samples", "sample_tokens", "tokens", "num_bytes", "token_offset", "num_documents")
+"""Fields of a shard's record that are counts or places."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,7 @@ class Journal:
             for number, line in enumerate(file, start=2):
                 try:
                     yield _entry(json.loads(line))
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     raise self._damaged(number) from None
 
     def close(self) -> None:
@@ -107,11 +111,14 @@ class Journal:
         self._file.seek(0)
         line = self._file.readline()
         self._file.seek(0, os.SEEK_END)
-        try:
-            return json.loads(line) if line else None
-        except ValueError:
-            self._file.close()
-            raise self._damaged(1) from None
+        if not line:
+            return None
+        with suppress(ValueError, RecursionError):
+            header = json.loads(line)
+            if isinstance(header, dict):
+                return header
+        self._file.close()
+        raise self._damaged(1)
 
     def _cut_torn_line(self) -> None:
         """Keep what ends with a line feed and is JSON: a torn write may also have left zeros at the end."""
@@ -125,7 +132,7 @@ class Journal:
         if last:
             try:
                 json.loads(last)
-            except ValueError:
+            except (ValueError, RecursionError):
                 whole = previous
         self._file.truncate(whole)
         self._file.seek(0, os.SEEK_END)
@@ -139,12 +146,26 @@ def _entry(content: dict[str, Any]) -> JournalEntry:
     record["hash"] = bytes.fromhex(record["hash"])
     record["documents_hash"] = bytes.fromhex(record["documents_hash"])
     record["pieces"] = np.frombuffer(bytes.fromhex(record["pieces"]), "<u8")
-    return JournalEntry(
+    entry = JournalEntry(
         record=ShardRecord(**record),
         index_entry=content["index_entry"],
         next_document=content["next_document"],
         next_document_tokens=content["next_document_tokens"],
     )
+    _check_types(entry)
+    return entry
+
+
+def _check_types(entry: JournalEntry) -> None:
+    """Raise ValueError for an entry that no writer has written."""
+    numbers = [value for name, value in vars(entry.record).items() if name in _NUMBERS]
+    for number in (*numbers, entry.next_document, entry.next_document_tokens):
+        if type(number) is not int or not 0 <= number < 1 << 63:
+            raise ValueError(number)
+    if not isinstance(entry.record.file, str) or not isinstance(entry.index_entry, dict):
+        raise ValueError(entry)
+    if (len(entry.record.hash), len(entry.record.documents_hash)) != (32, 16):
+        raise ValueError(entry)
 
 
 def _difference(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -213,7 +213,7 @@ def _read(folder: DatasetFolder, name: str) -> bytes:
 def _parse(place: str, data: bytes) -> Manifest:
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{place}: {MANIFEST_NAME} is not JSON ({error}); restore it from a copy") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
