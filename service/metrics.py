@@ -102,6 +102,15 @@ class Metrics:
             "tst_scrub_unreadable_pieces", "Pieces of these that could not be read.", ("run",), **shared
         )
 
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count within this block: where that fails, the request does not.
+
+        The file of a kind of metric is opened at its first use, and a process may then have no descriptor left.
+        """
+        with suppress(OSError):
+            yield
+
     def exposition(self) -> bytes:
         """The values of all worker processes in the text format of Prometheus."""
         folder = os.environ.get(FOLDER_VARIABLE)

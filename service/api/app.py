@@ -73,7 +73,8 @@ def _add_problems(app: FastAPI, metrics: Metrics) -> None:
     async def respond(request: Request, error: Exception) -> Response:
         request.scope["detail"] = str(error)
         if isinstance(error, DamagedDataError):
-            metrics.damaged.labels(request.path_params.get("run", "")).inc()
+            with metrics.counting():
+                metrics.damaged.labels(request.path_params.get("run", "")).inc()
         return problem_of(request.scope, error)
 
     for kind in (TSTError, RequestValidationError, HTTPException):

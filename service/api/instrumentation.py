@@ -62,8 +62,9 @@ class InstrumentationMiddleware:
         route = getattr(scope.get("route"), "path", "unrouted")
         name: Any = scope.get("path_params", {}).get("run", "")
         run = name if name in self.registry else ""
-        self.metrics.requests.labels(route, str(status), run).inc()
-        self.metrics.request_seconds.labels(route).observe(seconds)
+        with self.metrics.counting():
+            self.metrics.requests.labels(route, str(status), run).inc()
+            self.metrics.request_seconds.labels(route).observe(seconds)
         level = "debug" if status < 400 else "warning" if status < 500 or status == 503 else "error"
         why = {"detail": scope["detail"]} if status >= 500 and "detail" in scope else {}
         getattr(logger(), level)(

@@ -76,7 +76,8 @@ class BatchResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.admission.place():
             body = await self.admission.build(self.build)
-            self.metrics.build_seconds.labels(self.run.name).observe(body.seconds)
+            with self.metrics.counting():
+                self.metrics.build_seconds.labels(self.run.name).observe(body.seconds)
             headers = [(b"etag", body.etag.encode()), (b"cache-control", CACHE_CONTROL.encode())]
             if matches(body.etag, Headers(scope=scope).get("if-none-match")):
                 await send({"type": "http.response.start", "status": 304, "headers": headers})
@@ -96,10 +97,11 @@ class BatchResponse(Response):
 
     def _count(self, body: _Body) -> None:
         name = self.run.name
-        self.metrics.batches.labels(name).inc()
-        self.metrics.tokens.labels(name).inc(body.num_tokens)
-        self.metrics.bytes.labels(name).inc(body.num_bytes)
-        self.metrics.last_step.labels(name).set(self.step)
+        with self.metrics.counting():
+            self.metrics.batches.labels(name).inc()
+            self.metrics.tokens.labels(name).inc(body.num_tokens)
+            self.metrics.bytes.labels(name).inc(body.num_bytes)
+            self.metrics.last_step.labels(name).set(self.step)
 
 
 class AdmittedJSONResponse(Response):
