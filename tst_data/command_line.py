@@ -104,7 +104,8 @@ def print_note(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout, for programs. It holds the true values, in escapes where a terminal would obey."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, indent=2, ensure_ascii=not is_utf8)
     # All of these are in strings, except for the line feeds of the layout; JSON has escaped control characters itself.
     text = UNSAFE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
     sys.stdout.write(text + "\n")

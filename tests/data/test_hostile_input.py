@@ -127,6 +127,19 @@ def test_names_and_texts_in_what_commands_print(tst_data: CommandLine, tmp_path:
             assert "\x1b" in "".join(bag["inputs"] for bag in content["bags"])
 
 
+@pytest.mark.slow
+def test_json_is_valid_in_every_encoding(tmp_path: Path) -> None:
+    (tmp_path / "é").mkdir()
+    (tmp_path / "é" / "in.txt").write_text("words")
+    arguments = ["convert", tmp_path / "é" / "in.txt", "--tokenizer", "bytes", "--out", tmp_path / "é" / "out"]
+    command: list[str | Path] = [sys.executable, "-m", "tst_data.cli", *arguments, "--workers", "1", "--json"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    assert json.loads(done.stdout)["path"] == str(tmp_path / "é" / "out")
+    lost: list[str | Path] = [sys.executable, "-m", "tst_data.cli", "verify", tmp_path / "é" / "out"]
+    done = subprocess.run(lost, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    assert rb"\xe9/out: all" in done.stdout
+
+
 def test_a_hostile_dataset_path_is_shown_in_tables(tst_data: CommandLine, tmp_path: Path) -> None:
     run = hostile_run(tst_data, tmp_path, HOSTILE)
     content = f"name: test\ndatasets: [{{path: {json.dumps(HOSTILE + '/data')}}}]\n" + run.read_text().split("\n", 2)[2]
@@ -287,6 +300,9 @@ def test_folders_are_treated_alike(
         check_safe(outcome, code=1)
         assert outcome.errors == f"error: {out}: already holds something else; choose another --out, or move it away\n"
         (out / "mine").unlink()
+        os.mkfifo(out / "run.json")
+        check_safe(tst_data(*command, out), code=1)
+        (out / "run.json").unlink()
         check_safe(tst_data(*command, out), code=0)
         assert len(list(out.iterdir())) > 2
 

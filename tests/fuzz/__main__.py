@@ -29,7 +29,7 @@ def main() -> None:
                 total.refused += counts.refused
                 total.slowest_seconds = max(total.slowest_seconds, counts.slowest_seconds)
             counted = f"{total.read + total.refused:,} inputs, {total.read:,} read, {total.refused:,} refused"
-            took = f"slowest {total.slowest_seconds:.3f} s, {time.monotonic() - began:.0f} s in all"
+            took = f"slowest (CPU time) {total.slowest_seconds:.3f} s, {time.monotonic() - began:.0f} s in all"
             print(f"{name}: {counted}, {took}", flush=True)
 
 

@@ -100,6 +100,8 @@ def test_damaged_data_of_the_server_is_believed_at_once(server: FaultServer) -> 
         (problem(404, detail="run 'test': has no step 0"), NotFoundError, "has no step 0"),
         (problem(422, detail="world_size 3 does not divide"), InvalidInputError, "does not divide"),
         (problem(400, detail="multi\nline  detail"), InvalidInputError, "multi line detail"),
+        (problem(400, detail="a\x1b[31m\x9b\u202eb"), InvalidInputError, r"a\x1b[31m\u009b\u202eb"),
+        (problem(400, detail="x" * 100_000), InvalidInputError, "xxx... ("),
         (problem(401), InvalidInputError, "token"),
         (problem(403), InvalidInputError, "token"),
         (bare(418), InvalidInputError, "418"),

@@ -18,6 +18,7 @@ from tst_data.contract import wire
 from tst_data.contract.batch import BatchHeader, WindowBatch
 from tst_data.contract.description import RunDescription
 from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError, TSTError
+from tst_data.visible_text import one_line
 
 __all__ = [
     "RefusedError",
@@ -29,6 +30,10 @@ __all__ = [
     "received",
     "retry_after_seconds",
 ]
+
+
+MAX_MESSAGE = 600
+"""Characters of what a server says about a failure that go into a message."""
 
 
 class TemporaryError(Exception):
@@ -102,7 +107,7 @@ def failure(response: http.client.HTTPResponse, body: torch.Tensor) -> Exception
     """The error that a response with another status than 200 means."""
     status = response.status
     problem_type, detail = _problem(bytes(body.numpy()))
-    message = f"{status} {response.reason}" + (f": {detail}" if detail else "")
+    message = one_line(f"{status} {response.reason}" + (f": {detail}" if detail else ""), MAX_MESSAGE)
     if status >= 500 and problem_type.endswith("/damaged-data"):
         return RefusedError(DamagedDataError, message)
     if status >= 500 or status in (408, 429):
@@ -118,7 +123,7 @@ def failure(response: http.client.HTTPResponse, body: torch.Tensor) -> Exception
 
 
 def _problem(body: bytes) -> tuple[str, str]:
-    """Type and detail of a problem document (RFC 9457), the detail as one short line. Each is "" if it is missing."""
+    """Type and detail of a problem document (RFC 9457). Each is "" if it is missing."""
     try:
         problem = json.loads(body)
     except (ValueError, RecursionError):
@@ -126,7 +131,7 @@ def _problem(body: bytes) -> tuple[str, str]:
     if not isinstance(problem, dict):
         return "", ""
     detail = problem.get("detail") or problem.get("title") or ""
-    return str(problem.get("type", "")), " ".join(str(detail).split())[:500]
+    return str(problem.get("type", "")), " ".join(str(detail).split())
 
 
 def retry_after_seconds(value: str | None) -> float | None:
@@ -146,5 +151,5 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 def describe_error(error: Exception) -> str:
     """The type of an error and its message, in one line."""
-    text = " ".join(str(error).split())
+    text = one_line(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

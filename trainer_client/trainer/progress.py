@@ -6,6 +6,8 @@ import sys
 import time
 from types import TracebackType
 
+from tst_data.visible_text import visible
+
 __all__ = ["Progress"]
 
 PLAIN_SECONDS = 5.0
@@ -53,6 +55,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print one line."""
+        line = visible(line)
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
         elif self._shown:

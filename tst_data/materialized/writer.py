@@ -127,8 +127,9 @@ def _finish(staging: Path, description: RunDescription, written: Sequence[_Writt
 
 def _refuse_other(out: Path, description: RunDescription) -> None:
     """Refuse a folder that holds anything else than this run."""
+    file = out / RUN_FILE_NAME
     try:
-        there = MaterializedRun.model_validate_json((out / RUN_FILE_NAME).read_bytes()).description
+        there = MaterializedRun.model_validate_json(file.read_bytes() if file.is_file() else b"").description
     except (OSError, ValidationError):
         refuse_occupied(out)
     except ForeignDataError as error:
