@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from pathlib import Path
 
@@ -104,6 +105,20 @@ def test_a_dataset_made_before_versions_were_noted_stays_finished(
     again = convert(corpus, out)
     assert again.code == 0
     assert again.output.endswith("nothing to do: this conversion was finished before\n")
+
+
+def test_a_conversion_that_an_older_version_began_is_not_resumed(
+    tmp_path: Path, corpus: Path, convert: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, request = tmp_path / "out", tmp_path / ".out.converting" / "conversion.json"
+    with monkeypatch.context() as patch:
+        patch.setattr("tst_data.conversion.split_writer.DatasetWriter.finish", interrupt)
+        assert convert(corpus, out).code == 130
+    older = json.loads(request.read_bytes())
+    del older["encoder"]
+    request.write_text(json.dumps(older))
+    check_refused(convert(corpus, out), r"interrupted conversion with options of an older version .* or --restart to")
+    assert convert(corpus, "--restart", out).code == 0
 
 
 def interrupt(*arguments: object, **options: object) -> None:

@@ -94,6 +94,21 @@ def test_a_saved_tokenizer_is_the_same_one_for_us_and_for_transformers(
     assert load_tokenizer(str(tmp_path)).hash == tokenizer.hash or kind == "bytes"
 
 
+def test_hashes_do_not_change() -> None:
+    """They are part of the fingerprints of datasets. The values were recorded with release 0.1.0."""
+    bpe = {"type": "BPE", "vocab": {"h": 0, "e": 1, "he": 2, "</s>": 3}, "merges": ["h e"]}
+    words = {"type": "WordLevel", "vocab": {"<unk>": 0, "ž": 1, "</s>": 2}, "unk_token": "<unk>"}
+    of_bpe = "990f9d3e71228c86a98762ee4a7056d269841f6d264255b736de06d501e8581c"
+    cases: list[tuple[dict[str, Any], str | None, str]] = [
+        ({"added_tokens": [], "model": {**bpe, "dropout": None}}, None, of_bpe),
+        ({"added_tokens": [], "model": {**bpe, "dropout": 0.1}}, None, of_bpe),  # left out
+        ({"model": words}, "ž", "90962e477ba3fa1f27096fb41fbbf1850e02a7eaf6ab379570b3af60d952618c"),
+    ]
+    for definition, end_of_text, expected in cases:
+        assert JSONTokenizer(definition, name="a", kind="huggingface", end_of_text=end_of_text).hash == expected
+    assert ByteTokenizer().hash == "219307a0ad47f647f9faceee27162e2d31be298ac70abfe000d222c3fceccd4e"
+
+
 def test_the_end_of_text_token_spelled_out_in_text_stays_text(tmp_path: Path, trained: JSONTokenizer) -> None:
     (ids,) = trained.encode_batch([LITERAL])
     assert trained.end_of_text_id not in ids

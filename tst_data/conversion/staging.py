@@ -143,8 +143,10 @@ class Staging:
 
 def _difference(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     for key in sorted({*found, *given}):
-        if found.get(key) != given.get(key):
+        if key not in found:
+            return "options of an older version of this program"
+        if found[key] != given.get(key):
             if key == "source_digest":
                 return "other source files (names, sizes or modification times differ)"
-            return f"{key} {shown(found.get(key))} instead of {shown(given.get(key))}"
+            return f"{key} {shown(found[key])} instead of {shown(given.get(key))}"
     return "other options"

@@ -125,7 +125,7 @@ def is_lossless(working: Mapping[str, Any]) -> bool:
     """Whether the model has a token for every text: it knows each byte, as a character or as `<0x0A>`."""
     model = working["model"]
     entries = set(_entries(model))
-    if model.get("byte_fallback"):
+    if model.get("byte_fallback") and (_is_unigram(model) or "merges" in model):
         return entries.issuperset(f"<0x{value:02X}>" for value in _BYTES_OF_UTF8)
     decorated = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
     if "merges" not in model or decorated or not _ends_with_bytes(working):
