@@ -125,8 +125,8 @@ def check_state(state: Mapping[str, Any], description: RunDescription, location:
     total = description.total_steps
     if step > total:
         raise InvalidInputError(
-            f"{place}: is at step {step}, past the end of run '{description.name}' of {location}, which has {total} "
-            f"steps; resume with a run of at least {step} steps"
+            f"{place}: is at step {step}, past the end of run '{description.name}', which has {total} steps; resume "
+            f"with a run of at least {step} steps"
         )
     prefix = description.prefix_fingerprint(step)
     if state["prefix_fingerprint"] != prefix:

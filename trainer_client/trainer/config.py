@@ -86,7 +86,8 @@ class TrainConfig(Frozen):
     max_grad_norm: Positive | None = 1.0
     """Gradients with a larger norm are scaled down to it. Null: no limit."""
     warmup_steps: Annotated[int, Field(strict=True, ge=0)] | None = None
-    """Steps in which the learning rate rises. Null: 2,000, but at most a tenth of the run."""
+    """Steps in which the learning rate rises. Null: 2,000, but at most a tenth of the run, as it was when the training
+    began."""
     decay_fraction: Fraction = 0.1
     """Share of all steps, at the end, in which the learning rate falls."""
     slot_weights: str | tuple[float, ...] | None = None

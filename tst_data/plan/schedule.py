@@ -136,9 +136,9 @@ class Schedule:
         for walk, count in zip(phase.walks, drawn, strict=True):
             if count and walk.phases_in_first_group > MAX_PHASES_IN_GROUP:
                 raise InvalidInputError(
-                    f"'phases.{walk.phase}': is the {walk.phases_in_first_group}th phase in a row that draws from one "
-                    f"shuffle group of dataset '{self.specification.datasets[walk.order.dataset].path}', expected at "
-                    f"most {MAX_PHASES_IN_GROUP}; merge phases, or lower shuffle_group"
+                    f"'phases.{walk.phase}': is the {walk.phases_in_first_group}th phase that draws from one shuffle "
+                    f"group of dataset '{self.specification.datasets[walk.order.dataset].path}', expected at most "
+                    f"{MAX_PHASES_IN_GROUP}; merge phases, or lower shuffle_group"
                 )
 
     def phase(self, step: int) -> PhaseDescription:
