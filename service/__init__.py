@@ -6,6 +6,7 @@ and the shards. The command is `tst-serve` (`service.cli`); the ASGI application
 
     request -> processes/  one socket, worker processes  -> api/  parameters, admission, response -> registry  the runs
                page/       the page at `/`                  metrics, logs  what was served
+               scrub       reads all data again, slowly, to find decay
 
 The server keeps no state between two requests, so a worker or a server can be killed and replaced at any time. All run
 files are checked before a socket listens, so a server that says it is ready can serve every run. (If it is later

@@ -26,7 +26,8 @@ class BoundedCache(Generic[K, V]):
 
     def __init__(self, limit: int) -> None:
         self.limit = max(1, limit)
-        self._lock = threading.Lock()
+        # One thread may take it twice: a value that is dropped inside can end an object that calls `drop`.
+        self._lock = threading.RLock()
         self._values: OrderedDict[K, V] = OrderedDict()
 
     def __len__(self) -> int:
@@ -53,5 +54,6 @@ class BoundedCache(Generic[K, V]):
     def drop(self, unwanted: Callable[[K], bool]) -> None:
         """Release the values whose keys are unwanted."""
         with self._lock:
-            for key in [key for key in self._values if unwanted(key)]:
-                del self._values[key]
+            for key in list(self._values):
+                if unwanted(key):
+                    self._values.pop(key, None)
