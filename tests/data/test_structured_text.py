@@ -108,7 +108,7 @@ def test_what_yaml_does_not_give_is_named(text: str, message: str) -> None:
         ('{"a": ' + "[" * 100_000, "line 1, column 70: is nested too deeply"),
         ('{"a": "\\ud800"}', "line 1, column 7: a string holds half a character"),
         ('{\n\t"a": 1\n\t"b": 2\n}', "line 3, column 2: not valid JSON (expected ','); correct it"),
-        ('{"a": tru}', "line 1, column 7: not valid JSON (expected a value); correct it"),
+        ('{"a": yes}', "line 1, column 7: not valid JSON (expected a value); correct it"),
         ('{"a": 1} x', "line 1, column 10: not valid JSON (something follows its end); correct it"),
         ('{"a": "x', "line 1, column 7: not valid JSON (a string without an end)"),
         ('{"a": "\\x"}', "line 1, column 8: not valid JSON (a backslash that escapes nothing)"),
