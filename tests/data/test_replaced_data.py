@@ -20,6 +20,7 @@ from tests.conftest import MakeRun
 from tst_data import Dataset, Plan, load_run, open_dataset
 from tst_data.dataset import shard_reader
 from tst_data.dataset.folder import DatasetFolder
+from tst_data.dataset.shard_table import PIECE_BYTES
 from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError, UnavailableError
 from tst_data.materialized.reader import open_materialized
@@ -271,24 +272,38 @@ def test_the_tokenizer_that_is_parsed_is_the_one_that_was_verified(
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+@pytest.mark.parametrize("place", ["first", "middle", "last", *range(-3, 3)])
 def test_ids_outside_the_vocabulary_are_damage_with_their_position(
-    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, dtype: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, place: str | int
 ) -> None:
-    """A dataset whose hashes are right and whose ids are not: its writer did not check them."""
+    """A dataset whose hashes are right and whose ids are not: its writer did not check them.
+
+    A number is the place counted from the first token that begins in the second piece of the second shard.
+    """
     monkeypatch.setattr("tst_data.dataset.layout.DatasetLayout.checked", lambda self, tokens, **_: np.asarray(tokens))
-    document = np.arange(1000) % 100
-    document[777] = 123
-    write_dataset(tmp_path / "data", [document], vocabulary_size=101, end_of_text_id=100, dtype=dtype).close()
-    message = "dataset '.*': token 777 is 123, outside the vocabulary of 101 tokens; restore the folder"
-    with open_dataset(tmp_path / "data") as dataset:
-        assert len(dataset.read(0, 777)) == 777
+    document = np.arange(2 * SHARD_TOKENS - 1) % 100
+
+    def write_document(folder: Path) -> Dataset:
+        return write_dataset(
+            folder, [document], vocabulary_size=101, end_of_text_id=100, dtype=dtype, shard_tokens=SHARD_TOKENS,
+            sample_tokens=1000,
+        )  # fmt: skip
+
+    with write_document(tmp_path / "good") as good:
+        offset, size = int(good._table.token_offset[1]), good.dtype.itemsize
+        assert np.array_equal(good.read(0, len(document)), document)
+    second_piece = SHARD_TOKENS + -(-(PIECE_BYTES - offset) // size)
+    places = {"first": 0, "middle": SHARD_TOKENS // 3, "last": len(document) - 1}
+    at = places[place] if isinstance(place, str) else second_piece + place
+    document[at] = 123
+    message = f"dataset '.*': token {at} is 123, outside the vocabulary of 101 tokens; restore the folder"
+    with write_document(tmp_path / "data") as dataset:
         with pytest.raises(DamagedDataError, match=message):
-            dataset.read(700, 100)
+            dataset.read(at, 1)
         with pytest.raises(DamagedDataError, match=message):
-            dataset.gather([0, 770], np.empty((2, 9), dtype))
-    run = make_run(tmp_path / "data", batch_size=10, phases=[{"bag_size": 4, "steps": 1}])
-    with Plan(load_run(run)) as plan, pytest.raises(DamagedDataError, match=message):
-        plan.read_batch(0)
+            dataset.gather([at], np.empty((1, 1), dtype))
+        other_shard = SHARD_TOKENS if at < SHARD_TOKENS else 0
+        assert np.array_equal(dataset.read(other_shard, 1000), document[other_shard : other_shard + 1000])
 
 
 def test_a_dataset_that_is_dropped_gives_back_its_descriptors(folder: Path) -> None:

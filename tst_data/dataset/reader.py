@@ -23,12 +23,13 @@ from numpy.typing import ArrayLike, NDArray
 from tst_data.dataset.disk_check import DiskCheck
 from tst_data.dataset.document_index import Document, DocumentIndex
 from tst_data.dataset.folder import DatasetFolder
+from tst_data.dataset.id_check import IdCheck
 from tst_data.dataset.manifest import MANIFEST_NAME, SHARD_TABLE_NAME, Manifest, read_manifest
 from tst_data.dataset.shard_reader import MapCache, ShardFiles, ShardRead, default_map_cache, read_shards
 from tst_data.dataset.shard_table import PIECE_BYTES, ShardTable
 from tst_data.dataset.verification import Verified, Verifier, check_table, read_verified
 from tst_data.dataset.window_copy import copy_windows
-from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
+from tst_data.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from tst_data.tokenizer.base import Tokenizer
@@ -67,7 +68,7 @@ class Dataset:
         """Position of each shard's first token in the token stream, int64 (num_shards,)."""
         self._folder = folder
         self._table = table
-        self._files = ShardFiles(folder, table, cache)
+        self._files = ShardFiles(folder, table, cache, IdCheck(self.path, manifest, table))
         self._documents = DocumentIndex(folder, table)
         self._tokenizer = lru_cache(maxsize=1)(self._load_tokenizer)
 
@@ -110,7 +111,6 @@ class Dataset:
             length = min(num_tokens - done, int(self.shard_tokens[shard]) - within)
             self._copy_tokens(shard, within, tokens[done : done + length])
             done += length
-        self._check_ids(tokens.reshape(1, -1), np.array([first_token]))
         return tokens
 
     def gather(self, first_tokens: ArrayLike, out: NDArray[Any], rows: ArrayLike | None = None) -> None:
@@ -154,18 +154,6 @@ class Dataset:
                 "give first tokens of a plan"
             )
         return shards, self._table.token_offset[shards] + within * self.dtype.itemsize
-
-    def _check_ids(self, windows: NDArray[Any], first_tokens: NDArray[np.int64]) -> None:
-        """Raise DamagedDataError unless all ids of the windows (n, window length) are of the vocabulary."""
-        size = self.manifest.vocabulary_size
-        if not _exceeds(windows, size):
-            return
-        window, place = np.argwhere(windows >= size)[0].tolist()
-        position, token = int(first_tokens[window]) + place, int(windows[window, place])
-        raise DamagedDataError(
-            f"dataset '{self.path}': token {position} is {token}, outside the vocabulary of {size} tokens; "
-            "restore the folder from a copy, or convert it again"
-        )
 
     def documents(self, first_token: int, num_tokens: int) -> list[Document]:
         """The documents that share a token with the range, in stream order. Raises as `read`."""
@@ -249,7 +237,7 @@ def read_windows(
 ) -> NDArray[Any]:
     """The window of `datasets[dataset[i]]` that begins at `first_tokens[i]`, for each i: (n, window length).
 
-    The datasets have one dtype and one vocabulary. Each window must be within one shard. One pass over memory copies
+    The datasets have one dtype. Each window must be within one shard. One pass over memory copies
     the windows of all shards in the order of the rows. Raises as `Dataset.read`.
     """
     dtype = datasets[0].dtype
@@ -269,9 +257,6 @@ def read_windows(
             for shard, of_shard in zip(used.tolist(), of_shards[: len(used)], strict=True)
         ]
     windows: NDArray[Any] = _copy_rows(reads, read_numbers, starts, num_bytes).view(dtype)
-    if _exceeds(windows, datasets[0].manifest.vocabulary_size):
-        for number, of_dataset in enumerate(datasets):
-            of_dataset._check_ids(windows[dataset == number], first_tokens[dataset == number])
     return windows
 
 
@@ -288,8 +273,3 @@ def _copy_rows(
         rows = np.flatnonzero((read_numbers >= begin) & (read_numbers < begin + at_once))
         windows[rows] = _copy_rows(reads[begin : begin + at_once], read_numbers[rows] - begin, starts[rows], num_bytes)
     return windows
-
-
-def _exceeds(tokens: NDArray[Any], vocabulary_size: int) -> bool:
-    """Whether an id is outside the vocabulary. 8 MB take 0.4 ms; nothing where the dtype holds no such id."""
-    return vocabulary_size <= np.iinfo(tokens.dtype).max and tokens.size > 0 and int(tokens.max()) >= vocabulary_size

@@ -42,6 +42,8 @@ __all__ = ["MapCache", "MappedShard", "ShardFiles", "ShardList", "ShardRead", "d
 
 _DEFAULT_MAPS = 512
 _PIECE_SHIFT = PIECE_BYTES.bit_length() - 1
+_MORE_BYTES = 7
+"""Bytes after a piece that are read with it: enough for the rest of a token that begins in it."""
 _TRIES = 3
 """How often a file is read that changes while it is read."""
 Bytes = NDArray[np.uint8]
@@ -102,7 +104,7 @@ class _Buffers(threading.local):
     """A buffer of one piece for each thread."""
 
     def __init__(self) -> None:
-        self.piece = memoryview(bytearray(PIECE_BYTES))
+        self.piece = memoryview(bytearray(PIECE_BYTES + _MORE_BYTES))
 
 
 _buffers = _Buffers()
@@ -115,7 +117,18 @@ class ChangedError(Exception):
 class ShardFiles:
     """The shard files of one dataset. Safe to use from several threads."""
 
-    def __init__(self, folder: DatasetFolder, table: ShardList, cache: MapCache) -> None:
+    def __init__(
+        self,
+        folder: DatasetFolder,
+        table: ShardList,
+        cache: MapCache,
+        check: Callable[[int, int, memoryview], None] = lambda shard, start, data: None,
+    ) -> None:
+        """`check(shard, start, data)` looks at each piece that is verified, and at up to 7 bytes after it.
+
+        It raises what is wrong with bytes that have the right hash. `start` is the place in the file.
+        """
+        self._check = check
         self._folder = folder
         self._table = table
         self._cache = cache
@@ -181,10 +194,10 @@ class ShardFiles:
         Raises DamagedDataError where their hash is not the `expected` one. Releases the interpreter's lock.
         """
         start, end = self.range_of(shard, piece)
-        view = _buffers.piece[: end - start]
         with read_errors(self.path(shard)):
-            num_bytes = read_into(view, file, start)
-        self.check_hash(shard, piece, view[:num_bytes], expected)
+            num_bytes = read_into(_buffers.piece[: end + self._more(shard, end) - start], file, start)
+        view = _buffers.piece[: min(num_bytes, end - start)]
+        self.check_hash(shard, piece, view, expected)
         return view
 
     def check_hash(self, shard: int, piece: int, data: memoryview, expected: int) -> None:
@@ -204,6 +217,10 @@ class ShardFiles:
         if known is not None:
             known[1][piece] = 0
         self.release(shard)
+
+    def _more(self, shard: int, end: int) -> int:
+        """How many bytes after a piece are read with it."""
+        return min(_MORE_BYTES, int(self._table.num_bytes[shard]) - end)
 
     def _expected(self, shard: int) -> str:
         return f" (expected {self._table.num_bytes[shard]} bytes)"
@@ -246,6 +263,8 @@ class ShardFiles:
                 finally:
                     if not self.is_unchanged(mapped):
                         raise ChangedError
+                start, end = self.range_of(shard, piece)
+                self._check(shard, start, _buffers.piece[: end + self._more(shard, end) - start])
                 mapped.verified[piece] = 1
 
 
