@@ -30,6 +30,8 @@ END_OF_TEXT = 256
 
 @dataclass(frozen=True)
 class Outcome:
+    """How a command ended; the code is negative for a signal."""
+
     code: int
     output: str
     errors: str

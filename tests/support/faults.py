@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["SmallDisk", "flip_byte", "no_descriptors", "no_permission", "one_line", "small_disk", "truncated"]
+__all__ = ["SmallDisk", "flip_byte", "no_descriptors", "no_permission", "small_disk", "truncated"]
 
 
 class SmallDisk:
@@ -95,12 +95,3 @@ def no_permission(path: Path, mode: int = 0) -> Iterator[None]:
         yield
     finally:
         path.chmod(before)
-
-
-def one_line(errors: str, *parts: str) -> None:
-    """Assert that a command wrote one clear line that names all these parts."""
-    lines = errors.strip().splitlines()
-    assert len(lines) == 1, errors
-    assert lines[0].startswith("error: "), errors
-    for part in parts:
-        assert part in lines[0], errors

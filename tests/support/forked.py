@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["Child", "Forkserver", "Outcome", "bound_by_permissions", "forkserver"]
+from tests.support.conversion import Outcome
+
+__all__ = ["Child", "Forkserver", "bound_by_permissions", "forkserver"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,22 +71,6 @@ while True:
         os.close(stream)
     requests.send(str(child).encode())
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a process ended."""
-
-    code: int
-    """Its exit code, negative for a signal."""
-    output: str
-    """What it wrote to stdout."""
-    errors: str
-    """What it wrote to stderr."""
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.output)
 
 
 @dataclass

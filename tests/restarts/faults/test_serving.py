@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from tests.restarts.faults.conftest import Data, copy_of, replacement_of
-from tests.support.faults import flip_byte, no_descriptors, no_permission, one_line, small_disk, truncated
+from tests.support.conversion import Outcome, check_refused
+from tests.support.faults import flip_byte, no_descriptors, no_permission, small_disk, truncated
 from tests.support.forked import bound_by_permissions
 from tests.support.serving import Response, Server, check_problem, eventually, read_response, refused, running
 from tst_data.contract.wire import decode
@@ -172,6 +173,5 @@ def test_two_writers_at_once(server: Server, folder: Path, runs: dict[str, Data]
             assert one.body == two.body
             assert one.headers["etag"] == two.headers["etag"]
     ended = refused(data.run, "--port", server.port)
-    assert ended.returncode == 1
-    one_line(ended.stderr, str(server.port))
+    check_refused(Outcome(ended.returncode, ended.stdout, ended.stderr), str(server.port))
     assert serves(server, "two-servers", data)

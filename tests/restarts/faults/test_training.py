@@ -18,8 +18,9 @@ import yaml
 
 from tests.conftest import write_run
 from tests.restarts.faults.conftest import replacement_of
+from tests.support.conversion import Outcome
 from tests.support.faults import flip_byte, no_descriptors, no_permission, small_disk
-from tests.support.forked import Child, Forkserver, Outcome, forkserver
+from tests.support.forked import Child, Forkserver, forkserver
 from tests.support.training import MODEL
 from tst_data.dataset.reader import Dataset
 
