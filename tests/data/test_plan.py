@@ -175,11 +175,21 @@ def write_shards(folder: Path, *documents: int) -> Path:
 
 def test_the_same_shards_in_another_order_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
     first, second = write_shards(tmp_path / "first", 1, 2, 3), write_shards(tmp_path / "second", 3, 1, 2)
-    part, other = write_shards(tmp_path / "part", 1), write_shards(tmp_path / "other", 4)
+    part, other = write_shards(tmp_path / "part", 1, 9), write_shards(tmp_path / "other", 4)
     run = make_run([part, other, first, second])
     with pytest.raises(
         InvalidInputError, match=_at(run, 3, f"dataset '{second}': has the same shards as 'datasets.2.path', under ")
     ):
+        Plan(load_run(run))
+
+
+@pytest.mark.parametrize("larger_first", [True, False])
+def test_a_dataset_that_has_all_shards_of_another_is_refused(
+    make_run: MakeRun, tmp_path: Path, larger_first: bool
+) -> None:
+    datasets = [write_shards(tmp_path / "larger", 1, 2, 3), write_shards(tmp_path / "smaller", 2, 1)]
+    run = make_run(datasets if larger_first else datasets[::-1])
+    with pytest.raises(InvalidInputError, match=r"shares all shards of one with 'datasets\.0\.path', under another"):
         Plan(load_run(run))
 
 
@@ -209,11 +219,11 @@ def test_shards_in_two_datasets_are_warned_of(make_run: MakeRun, tmp_path: Path)
         write_shards(tmp_path / "first", 1, 2, 3),
         write_shards(tmp_path / "second", 3, 4, 5, 1),
         write_shards(tmp_path / "third", 6, 7),
-        write_shards(tmp_path / "fourth", 1, 4),
+        write_shards(tmp_path / "fourth", 1, 4, 8),
     ]
     run = make_run(folders, sequence_length=8, phases=[{"bag_size": 1, "steps": 1}])
     with Plan(load_run(run)) as plan:
-        assert overlaps(plan.datasets) == [Overlap(0, 1, 2, 128), Overlap(0, 3, 1, 64), Overlap(1, 3, 1, 64)]
+        assert overlaps(plan.datasets) == [Overlap(0, 1, 2, 2, 128), Overlap(0, 3, 1, 1, 64), Overlap(1, 3, 2, 2, 128)]
         warnings = report_plan(plan, step_seconds=1).warnings
     assert warnings[0] == (
         f"dataset '{folders[1]}': 2 of its 4 shards (128 tokens) are in dataset '{folders[0]}' too, and are read from "

@@ -243,3 +243,16 @@ def test_object_stores_are_refused_for_now() -> None:
         InvalidInputError, match=r"^run 'wiki-s4': 'datasets\.0\.path': 's3://bucket/wiki' is in an object store"
     ):
         parse_run(TEXT.replace("./data/wiki", "s3://bucket/wiki"), Path()).dataset_paths()
+
+
+def test_a_dataset_that_joins_for_a_later_phase_changes_no_prefix_before_it() -> None:
+    alone = parse(TEXT)
+    content = {**alone.canonical(), "phases": [{**phase, "weights": [1, 0]} for phase in alone.canonical()["phases"]]}
+    content["datasets"] = [*content["datasets"], {"path": "./more"}]
+    later = {**content["phases"][-1], "weights": [1, 1], "steps": 7}
+    joined = RunSpecification.model_validate({**content, "phases": [*content["phases"], later]})
+    total = sum(phase.steps for phase in alone.phases)
+    for step in (0, 1, 2999, 3000, 3001, total):
+        assert joined.prefix_fingerprint(["a", "b"], step) == alone.prefix_fingerprint(["a"], step)
+    assert joined.prefix_fingerprint(["a", "b"], total + 1) != joined.prefix_fingerprint(["a", "c"], total + 1)
+    assert joined.prefix_fingerprint(["c", "b"], 0) != joined.prefix_fingerprint(["a", "b"], 0)

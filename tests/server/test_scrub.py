@@ -227,7 +227,7 @@ def test_a_server_counts_what_it_scrubs_and_refuses_what_is_damaged(
 @pytest.mark.parametrize(("share", "words"), [("nan", "a finite number"), ("4000", "at most 3600")])
 def test_a_share_that_cannot_be_is_one_line(folder: Path, make_run: MakeRun, share: str, words: str) -> None:
     outcome = refused(make_run(folder), "--scrub-per-hour", share)
-    assert outcome.returncode == 1
+    assert outcome.returncode == 2
     [line] = outcome.stderr.splitlines()
     assert line.startswith("error: --scrub-per-hour (or TST_SERVE_SCRUB_PER_HOUR): expected ")
     assert words in line

@@ -108,11 +108,11 @@ def thousandths(weights: tuple[float, ...]) -> list[int]:
 def pattern(weights: tuple[float, ...]) -> list[int]:
     """The dataset of each of 1,000 windows.
 
-    Each has a share of the windows. A dataset may come at a place when it is at least 1/(2n - 2) of a window behind its
-    share of that place. Of those, the next is the one that must come soonest to stay within its share.
+    n of them have a share of the windows. Such a dataset may come at a place when it is at least 1/(2n - 2) of a window
+    behind its share of that place. Of those, the next is the one that must come soonest to stay within its share.
     """
     shares = [Fraction(count, PATTERN) for count in thousandths(weights)]
-    slack = Fraction(1, max(1, 2 * len(shares) - 2))
+    slack = Fraction(1, max(1, 2 * len([share for share in shares if share]) - 2))
     taken = [0] * len(shares)
     places = []
     for place in range(1, PATTERN + 1):

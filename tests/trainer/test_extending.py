@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import MakeRun
 from tests.support.streams import one_line
-from tests.support.training import events, make_trainer, snapshot, train_until
+from tests.support.training import events, hash_again, make_trainer, snapshot, train_until
 from trainer_client.trainer.config import CheckpointConfig, TrainConfig
 from tst_data.dataset.reader import Dataset
 from tst_data.errors import ForeignDataError, InvalidInputError
@@ -168,6 +168,7 @@ def test_a_checkpoint_of_order_version_1_is_refused_by_name(
     content = json.loads(path.read_text())
     content["stream"] = {"version": 1, "fingerprint": "0" * 64, "next_step": 10}
     path.write_text(json.dumps(content))
+    hash_again(path)
     with pytest.raises(ForeignDataError) as caught:
         make_trainer(run, config, tmp_path / "output")
     one_line(

@@ -54,7 +54,7 @@ class Stale:
         monkeypatch.setattr("tst_data.dataset.folder.os.open", self)
 
     def __call__(self, name: Any, *arguments: Any, **named: Any) -> int:
-        if self.left > 0:
+        if self.left > 0 and not str(name).endswith(".yaml"):  # the run file is on a local disk
             self.left -= 1
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return self._open(name, *arguments, **named)

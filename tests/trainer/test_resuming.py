@@ -16,12 +16,21 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.training import MODEL, STEPS, SWITCH, Trained, events, make_trainer, snapshot, train_until
+from tests.support.training import (
+    MODEL,
+    STEPS,
+    SWITCH,
+    Trained,
+    events,
+    hash_again,
+    make_trainer,
+    snapshot,
+    train_until,
+)
 from trainer_client.stream.batch_stream import BatchStream
 from trainer_client.trainer.config import TrainConfig
 from trainer_client.trainer.learning_rate import default_warmup_steps
 from trainer_client.trainer.signals import StoppedError
-from tst_data.durable_files import hash_file
 from tst_data.errors import DamagedDataError, InvalidInputError
 
 pytestmark = pytest.mark.slow
@@ -183,12 +192,6 @@ def test_accepted_changes_are_those_of_the_next_checkpoint(
     make_trainer(run_file, lower, output, accept_changes=True).run()
     make_trainer(run_file, lower, output).close()
     assert events(output, "step")[8]["learning_rate"] == pytest.approx(5e-4)
-
-
-def hash_again(path: Path) -> None:
-    """Make a file of a checkpoint that was changed by a test look as if it had been saved like that."""
-    hashes = path.parent / "hashes.json"
-    hashes.write_text(json.dumps({**json.loads(hashes.read_text()), path.name: hash_file(path)}))
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_found(trained: Trained, run_file: Path, config: TrainConfig) -> None:

@@ -5,6 +5,10 @@ fingerprint* at t is the fingerprint of that shorter run: its last phase is cut 
 left out. Two runs with the same prefix fingerprint at t have the same batches before t, whatever comes after. At the
 run's end it is the run's fingerprint; at step 0 only order version, datasets, seed and shuffle group count.
 
+Datasets at the end of the list that none of these phases draws from are left out too. So a dataset can be added for a
+later phase: the batches before it are the same, and their identity is. (A dataset in the middle of the list counts,
+because the ones after it have another number without it. At step 0 the datasets are those of the first phase.)
+
 It is here and not with the run file, because a trainer compares prefixes and knows only the run's description.
 """
 
@@ -34,21 +38,31 @@ def batches_fingerprint(
 
     `datasets` are the datasets' fingerprints in order. Each phase has the PHASE_KEYS.
     """
+    whole = list(phases)
+    clipped = whole if num_steps is None else _clipped(whole, num_steps)
+    num_datasets = max((_num_datasets(phase["weights"]) for phase in clipped or whole[:1]), default=0)
     identity = {
         "order_version": order_version,
-        "datasets": list(datasets),
+        "datasets": list(datasets)[:num_datasets],
         "seed": seed,
         "shuffle_group": shuffle_group,
-        "phases": list(phases if num_steps is None else _clipped(phases, num_steps)),
+        "phases": [{**phase, "weights": list(phase["weights"])[:num_datasets]} for phase in clipped],
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _clipped(phases: Iterable[Mapping[str, Any]], num_steps: int) -> Iterable[Mapping[str, Any]]:
+def _clipped(phases: Iterable[Mapping[str, Any]], num_steps: int) -> list[Mapping[str, Any]]:
     """The phases of the first steps: the last of them ends at `num_steps`."""
+    clipped: list[Mapping[str, Any]] = []
     left = num_steps
     for phase in phases:
         if left <= 0:
-            return
-        yield {**phase, "steps": min(phase["steps"], left)}
+            break
+        clipped.append({**phase, "steps": min(phase["steps"], left)})
         left -= phase["steps"]
+    return clipped
+
+
+def _num_datasets(weights: Sequence[int]) -> int:
+    """Datasets up to the last one that has a share."""
+    return max((dataset + 1 for dataset, weight in enumerate(weights) if weight), default=0)

@@ -1,17 +1,17 @@
 """Which datasets may be in one run: the same kind of tokens, and no tokens twice.
 
 A dataset that is named twice has one fingerprint. The same tokens can also be under two: the same shards in another
-order, or under another end-of-text id. So shards are compared by the hashes of their tokens. A run of two datasets with
-the same shards is refused, because every epoch would read them twice; where they share only some, `tst-data plan`
-warns. That takes 20 ms for a dataset of 100,000 shards, and nothing in a run of one dataset.
+order, or under another end-of-text id. So shards are compared by the hashes of their tokens. A run in which one dataset
+has all shards of another is refused, because every epoch would read them twice; where they share only some, `tst-data
+plan` warns. That takes 20 ms for a dataset of 100,000 shards, and nothing in a run of one dataset.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ class Overlap:
     """The dataset that comes first in the run."""
     second: int
     """The other one."""
+    shards_of_first: int
+    """Shards of the first one that the second one has too."""
     shards: int
     """Shards of the second one that the first one has too."""
     tokens: int
@@ -39,7 +41,7 @@ class Overlap:
 
 
 def overlaps(datasets: Sequence[Dataset]) -> list[Overlap]:
-    """Which datasets share shards; a shard in several of them counts for each but the first."""
+    """Which pairs of datasets share shards."""
     if len(datasets) < 2:
         return []
     hashes = np.concatenate([dataset.shard_hashes for dataset in datasets])
@@ -49,53 +51,64 @@ def overlaps(datasets: Sequence[Dataset]) -> list[Overlap]:
     keys = _keys(hashes)
     order = np.argsort(keys, kind="stable")
     equal = np.flatnonzero(keys[order][1:] == keys[order][:-1])
-    first_owner: dict[bytes, int] = {}
-    shards, shared_tokens = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
+    counts: dict[bytes, Counter[int]] = defaultdict(Counter)
+    tokens_of: dict[bytes, int] = {}
     for shard in np.union1d(order[equal], order[equal + 1]).tolist():
-        pair = first_owner.setdefault(hashes[shard].tobytes(), int(owner[shard])), int(owner[shard])
-        if pair[0] != pair[1]:
-            shards[pair] += 1
-            shared_tokens[pair] += int(tokens[shard])
-    return [Overlap(*pair, shards=shards[pair], tokens=shared_tokens[pair]) for pair in sorted(shards)]
+        digest = hashes[shard].tobytes()
+        counts[digest][int(owner[shard])] += 1
+        tokens_of[digest] = int(tokens[shard])
+    found: dict[tuple[int, int], Overlap] = {}
+    for digest, count in counts.items():
+        for first, second in combinations(sorted(count), 2):
+            before = found.get((first, second), Overlap(first, second, 0, 0, 0))
+            found[first, second] = Overlap(
+                first,
+                second,
+                shards_of_first=before.shards_of_first + count[first],
+                shards=before.shards + count[second],
+                tokens=before.tokens + count[second] * tokens_of[digest],
+            )
+    return [found[pair] for pair in sorted(found)]
 
 
 def check_datasets(run: Run, datasets: Sequence[Dataset]) -> None:
     """Refuse datasets that cannot be in one run; the message names the run file and the key."""
-    first = datasets[0].manifest
+
+    def place(number: int) -> str:
+        return f"{run.place}: 'datasets.{number}.path': dataset '{run.specification.datasets[number].path}'"
+
     seen: dict[str, int] = {}
-    seen_shards: dict[bytes, int] = {}
     for number, (reference, dataset) in enumerate(zip(run.specification.datasets, datasets, strict=True)):
-        place, manifest = f"{run.place}: 'datasets.{number}.path': dataset '{reference.path}'", dataset.manifest
         if reference.revision not in (None, dataset.fingerprint):
             raise ForeignDataError(
                 f"{run.place}: 'datasets.{number}.revision': dataset '{reference.path}' has fingerprint "
                 f"{dataset.fingerprint}, but the run asks for revision {reference.revision}; give the right folder, or "
                 "change the revision"
             )
-        if dataset.fingerprint in seen:
+        same = seen.setdefault(dataset.fingerprint, number)
+        if same != number:
             raise InvalidInputError(
-                f"{place}: is the same as 'datasets.{seen[dataset.fingerprint]}.path'; name each dataset once, and set "
-                "its weight"
+                f"{place(number)}: is the same as 'datasets.{same}.path'; name each dataset once, and set its weight"
             )
-        seen[dataset.fingerprint] = number
         if dataset.num_shards == 0 or dataset.num_tokens == 0:
-            raise InvalidInputError(f"{place}: holds no tokens; convert some documents first")
-        if len(datasets) > 1 and (same := seen_shards.setdefault(_shards_of(dataset), number)) != number:
-            raise InvalidInputError(
-                f"{place}: has the same shards as 'datasets.{same}.path', under another fingerprint; name the data "
-                "once, and set its weight"
+            raise InvalidInputError(f"{place(number)}: holds no tokens; convert some documents first")
+    for overlap in overlaps(datasets):
+        first, second = datasets[overlap.first], datasets[overlap.second]
+        if overlap.shards == second.num_shards or overlap.shards_of_first == first.num_shards:
+            whole = (
+                "has the same shards as" if first.num_shards == second.num_shards else "shares all shards of one with"
             )
-        if _tokens_of(manifest) != _tokens_of(first):
             raise InvalidInputError(
-                f"{place}: was made with another tokenizer ({_in_words(manifest)}) than 'datasets.0.path' "
-                f"({_in_words(first)}); convert both with the same one"
+                f"{place(overlap.second)}: {whole} 'datasets.{overlap.first}.path', under another fingerprint; name the "
+                "data once, and set its weight"
             )
-
-
-def _shards_of(dataset: Dataset) -> bytes:
-    """A hash of the dataset's shards that depends neither on their order nor on how often each appears."""
-    _, first = np.unique(_keys(dataset.shard_hashes), return_index=True)
-    return hashlib.sha256(dataset.shard_hashes[first].tobytes()).digest()
+    for number, dataset in enumerate(datasets):
+        manifest, first_manifest = dataset.manifest, datasets[0].manifest
+        if _tokens_of(manifest) != _tokens_of(first_manifest):
+            raise InvalidInputError(
+                f"{place(number)}: was made with another tokenizer ({_in_words(manifest)}) than 'datasets.0.path' "
+                f"({_in_words(first_manifest)}); convert both with the same one"
+            )
 
 
 def _keys(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -4,7 +4,7 @@ Weights are rounded once per phase to thousandths, so the pattern repeats exactl
 come from each dataset is arithmetic. In a prefix of k windows each dataset has its share of k, to within 1. (Rounding
 each share of k by itself and taking differences can give negative counts.) The pattern is Tijdeman's solution of the
 chairman assignment problem (The chairman assignment problem, Discrete Mathematics 32, 1980), which proves a deviation
-of at most 1 - 1/(2n-2) for n datasets. All arithmetic is on integers.
+of at most 1 - 1/(2n-2) for n datasets with a share. All arithmetic is on integers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Mixture:
 @lru_cache(maxsize=64)
 def _pattern(counts: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The pattern, shape (1000,), and how many of each dataset come before each place, (1001, datasets)."""
-    slack = max(1, 2 * len(counts) - 2)
+    slack = max(1, 2 * sum(count > 0 for count in counts) - 2)  # a dataset without a share changes nothing
     taken = [0] * len(counts)
     pattern = np.zeros(PATTERN_LENGTH, dtype=np.int64)
     before = np.zeros((PATTERN_LENGTH + 1, len(counts)), dtype=np.int64)
