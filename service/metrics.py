@@ -23,6 +23,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tst_data.durable_files import try_lock
+from tst_data.errors import UnavailableError
 
 __all__ = ["CONTENT_TYPE", "FOLDER_VARIABLE", "Metrics", "metrics_folder"]
 
@@ -124,9 +125,14 @@ class Metrics:
 def _take_space(folder: Path, num_bytes: int) -> None:
     """Allocate this process's files whole: writing to a part of a mapped file for which a full disk has no space kills
     the process (SIGBUS)."""
-    for name in FILES:
-        with (folder / f"{name}_{os.getpid()}.db").open("ab") as file:
-            os.posix_fallocate(file.fileno(), 0, num_bytes)
+    try:
+        for name in FILES:
+            with (folder / f"{name}_{os.getpid()}.db").open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except OSError as error:
+        raise UnavailableError(
+            f"'{folder}': cannot hold the metrics ({error.strerror}); make room there, or set TMPDIR to another folder"
+        ) from error
 
 
 class _Workers:

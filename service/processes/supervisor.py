@@ -138,8 +138,13 @@ class Supervisor:
             lived_seconds=round(lived, 1),
             pause_seconds=pause,
         )
-        if not self._wake.poll(pause):
-            self._workers[index] = self._start(index)
+        while not self._wake.poll(pause):
+            try:
+                self._workers[index] = self._start(index)
+                return
+            except OSError as error:  # no descriptor or no memory is free: the other workers serve, and it may pass
+                pause = min(MAX_PAUSE_SECONDS, max(1.0, 2 * pause))
+                logger().error("cannot start a worker, trying again", reason=str(error), pause_seconds=pause)
 
     def _retire(self, worker: _Worker) -> None:
         """Release what is left of a dead worker. Its counts stay; its share of the gauges goes."""

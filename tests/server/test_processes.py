@@ -10,6 +10,7 @@ import http.client
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from tests.conftest import MakeRun
 from tests.server.conftest import BATCHES
+from tests.support.faults import no_descriptors
 from tests.support.serving import Server, command_line, eventually, running, write_big_run
 from tst_data.contract.wire import decode
 from tst_data.dataset.reader import Dataset
@@ -58,6 +60,18 @@ def test_a_worker_that_dies_is_replaced(run_file: Path, number: signal.Signals) 
         assert server.process.poll() is None
         metrics = server.ask("/metrics").body.decode()
         assert 'tst_last_step{run="test"} 1.0' in metrics
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(run_file: Path) -> None:
+    with running(run_file) as server:
+        [worker] = server.workers()
+        with no_descriptors(server.process.pid):
+            os.kill(worker, signal.SIGKILL)
+            eventually(lambda: not server.workers())
+            time.sleep(0.5)
+            assert server.process.poll() is None
+        eventually(lambda: responds(server))
+        assert server.workers() not in ([], [worker])
 
 
 def test_several_workers_share_the_port_and_all_are_replaced(run_file: Path) -> None:

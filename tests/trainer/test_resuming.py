@@ -222,7 +222,7 @@ def test_damaged_checkpoint_is_named_with_the_remedy(
     _, _, output = trained
     path = output / "checkpoints" / f"step-{STEPS:08d}" / name
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DamagedDataError, match=f"{name}': cannot be read .*resume from the checkpoint before it"):
+    with pytest.raises(DamagedDataError, match=f"{name}': is not what was saved; remove .*to resume from 'step-"):
         make_trainer(run_file, config, output)
 
 

@@ -27,9 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer_client.trainer.training_state import TrainingState
-from tst_data.configuration import shown
-from tst_data.durable_files import TEMPORARY_SUFFIX, hash_file, sync_folder
-from tst_data.errors import DamagedDataError, InvalidInputError, TSTError
+from tst_data.durable_files import TEMPORARY_SUFFIX, hash_bytes, hash_file, sync_folder
+from tst_data.errors import DamagedDataError, InvalidInputError, TSTError, UnavailableError
 
 __all__ = ["Checkpoint", "Checkpoints", "replace_folder", "saving_to"]
 
@@ -50,16 +49,20 @@ class Checkpoint:
     state: TrainingState
 
     def load_model(self, model: nn.Module) -> None:
-        """Load the weights into a model; tied ones are stored once. Raises DamagedDataError or InvalidInputError."""
+        """Load the weights into a model; tied ones are stored once.
+
+        Raises DamagedDataError, UnavailableError, or InvalidInputError where they do not fit the model.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_model
 
         path = self.folder / _MODEL
         _verify(path)
         try:
-            load_model(model, path)
-        except (SafetensorError, OSError) as error:
-            raise _damaged(path, error) from None
+            with _reading(path):
+                load_model(model, path)
+        except SafetensorError as error:
+            raise _damaged(path, f"cannot be read ({error})") from None
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise InvalidInputError(
@@ -67,13 +70,14 @@ class Checkpoint:
             ) from None
 
     def load_training(self) -> dict[str, Any]:
-        """Optimizer state and random states. Raises DamagedDataError."""
+        """Optimizer state and random states. Raises DamagedDataError or UnavailableError."""
         path = self.folder / _TRAINING
         _verify(path)
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise _damaged(path, error) from None
+        except Exception as error:  # whatever the unpickler says of objects that are no tensors
+            reason = " ".join(str(error).split())[:200]
+            raise _damaged(path, f"cannot be read ({reason})") from None
         return state
 
 
@@ -172,40 +176,66 @@ def _remove(folder: Path) -> None:
 
 def _verify(path: Path) -> None:
     """Raise DamagedDataError unless a file of a checkpoint is the one that was saved."""
-    hashes = path.parent / _HASHES
-    try:
-        expected = json.loads(hashes.read_text(encoding="utf-8"))[path.name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(hashes, error) from None
-    try:
+    with _reading(path):
         found = hash_file(path)
-    except OSError as error:
-        raise _damaged(path, error) from None
+    _compare(path, found)
+
+
+def _compare(path: Path, found: str) -> None:
+    hashes = path.parent / _HASHES
+    with _reading(hashes):
+        data = hashes.read_bytes()
+    try:
+        expected = json.loads(data)[path.name]
+    except (ValueError, KeyError, TypeError):
+        raise _damaged(hashes) from None
     if found != expected:
-        raise _damaged(path, ValueError(f"its hash is {found}, {_HASHES} says {shown(expected)}"))
+        raise _damaged(path)
 
 
 def _open(folder: Path) -> Checkpoint:
     path = folder / _STATE
+    with _reading(path):
+        data = path.read_bytes()
+    version = _format_version(data)
+    if version is not None and version < FORMAT_VERSION:  # those had no hashes
+        raise InvalidInputError(
+            f"'{path}': has format version {version}, expected {FORMAT_VERSION}; resume with the version of this "
+            "package that saved it"
+        )
+    _compare(path, hash_bytes(data))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise InvalidInputError(
-                f"'{path}': has format version {shown(version)}, expected {FORMAT_VERSION}; resume with the version of "
-                "this package that saved it"
-            )
-        _verify(path)
+        content = json.loads(data)
         known = {each.name for each in fields(TrainingState)}
         return Checkpoint(folder, TrainingState(**{name: content[name] for name in known & set(content)}))
-    except TSTError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, error) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _damaged(path) from None
 
 
-def _damaged(path: Path, error: Exception) -> DamagedDataError:
-    reason = " ".join(str(error).split())[:200]
-    return DamagedDataError(
-        f"'{path}': cannot be read ({reason}); remove '{path.parent}' to resume from the checkpoint before it"
-    )
+def _format_version(data: bytes) -> int | None:
+    try:
+        version = json.loads(data)["format_version"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return version if isinstance(version, int) else None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A file that is missing is damage. Other errors may pass: the data is unavailable."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise _damaged(path, "is missing") from None
+    except OSError as error:
+        raise UnavailableError(
+            f"'{path}': cannot be read now ({error.strerror}); correct that, then give the same command again"
+        ) from None
+
+
+def _damaged(path: Path, problem: str = "is not what was saved") -> DamagedDataError:
+    folder = path.parent
+    names = [other.name for other in folder.parent.glob("step-*") if other.name[5:].isdigit()]
+    before = max((name for name in names if name < folder.name), default=None)
+    remedy = f"to resume from '{before}'" if before else "and begin again in another --output: there is none before it"
+    return DamagedDataError(f"'{path}': {problem}; remove '{folder}' {remedy}")

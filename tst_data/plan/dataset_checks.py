@@ -95,12 +95,11 @@ def check_datasets(run: Run, datasets: Sequence[Dataset]) -> None:
     for overlap in overlaps(datasets):
         first, second = datasets[overlap.first], datasets[overlap.second]
         if overlap.shards == second.num_shards or overlap.shards_of_first == first.num_shards:
-            whole = (
-                "has the same shards as" if first.num_shards == second.num_shards else "shares all shards of one with"
-            )
+            equal = first.num_shards == second.num_shards
+            whole = "has the same shards as" if equal else "shares all shards of one with"
             raise InvalidInputError(
-                f"{place(overlap.second)}: {whole} 'datasets.{overlap.first}.path', under another fingerprint; name the "
-                "data once, and set its weight"
+                f"{place(overlap.second)}: {whole} 'datasets.{overlap.first}.path', under another fingerprint; name "
+                "the data once, and set its weight"
             )
     for number, dataset in enumerate(datasets):
         manifest, first_manifest = dataset.manifest, datasets[0].manifest

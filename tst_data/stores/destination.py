@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tst_data.errors import InvalidInputError, TSTError
+from tst_data.given_files import expanded_path
 
 __all__ = ["is_vacant", "local_destination", "making_parents", "refuse_inside_sources", "refuse_occupied", "writing_to"]
 
@@ -27,9 +28,10 @@ def local_destination(given: str) -> Path:
         raise InvalidInputError(
             f"--out {given}: expected a folder on this machine; give its path, and copy the folder when it is whole"
         )
-    if Path(given).name in ("", ".."):
+    path = expanded_path(given, "--out")
+    if path.name in ("", ".."):
         raise InvalidInputError(f"--out {given or repr(given)}: has no name; give the path of a folder to make")
-    return Path(given)
+    return path
 
 
 def is_vacant(destination: Path) -> bool:

@@ -204,6 +204,15 @@ def test_permission_lost(training: Training) -> None:
     assert weights(training.output) == training.weights
 
 
+def test_permission_lost_of_a_checkpoint(training: Training) -> None:
+    """A checkpoint that may not be read is not called damage; with the permission the same command resumes."""
+    assert training.ended(kill_before_step=30).code == -9
+    newest = training.checkpoint(2 * SAVED)
+    with no_permission(newest / "model.safetensors"):
+        stopped(training.ended(), f"'{newest / 'model.safetensors'}': cannot be read now (Permission denied)")
+    assert training.ends_as_expected()
+
+
 def test_permission_lost_where_it_saves(training: Training) -> None:
     """A checkpoint that may not be written is one line; with the permission the same command resumes."""
     child = training.paused_before(SAVED + 1)
