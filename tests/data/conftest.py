@@ -55,3 +55,9 @@ def corpus(tmp_path: Path) -> Path:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts[100:299])
     (folder / "c.txt").write_text(texts[299])
     return folder
+
+
+@pytest.fixture
+def files_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces are kept as verified at once, as in files that were written long ago."""
+    monkeypatch.setattr("tst_data.dataset.shard_reader.YOUNG_SECONDS", -1e9)

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tst_data.dataset.reader import Dataset, open_dataset
-from tst_data.dataset.shard_reader import ShardFiles, default_map_cache
+from tst_data.dataset.map_cache import default_map_cache
+from tst_data.dataset.reader import Dataset, open_dataset, read_windows
+from tst_data.dataset.shard_reader import ShardFiles
 from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError
 
@@ -45,6 +46,11 @@ def large_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(large_shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(large_shards, tmp_path / "dataset"))
+
+
+def gather(dataset: Dataset, first_tokens: Any, window_length: int) -> NDArray[Any]:
+    first_tokens = np.asarray(first_tokens, np.int64)
+    return read_windows([dataset], np.zeros(len(first_tokens), np.int64), first_tokens, window_length)
 
 
 def change_byte(path: Path, at: int) -> None:
@@ -103,17 +109,9 @@ def test_gathered_windows_equal_reads(tiny_dataset: Dataset, stream: NDArray[Any
         + data.draw(st.integers(0, int(tiny_dataset.shard_tokens[shard]) - window_length))
         for shard in shards
     ]
-    out = np.zeros((len(shards), window_length), tiny_dataset.dtype)
-    tiny_dataset.gather(np.array(first_tokens, np.uint64), out)
-    for first_token, window in zip(first_tokens, out, strict=True):
+    windows = gather(tiny_dataset, first_tokens, window_length)
+    for first_token, window in zip(first_tokens, windows, strict=True):
         assert np.array_equal(window, stream[first_token : first_token + window_length])
-
-
-def test_gather_fills_only_the_rows_it_is_given(tiny_dataset: Dataset, stream: NDArray[Any]) -> None:
-    out = np.full((4, 9), 7, tiny_dataset.dtype)
-    tiny_dataset.gather(np.array([9000, 3]), out, rows=np.array([2, 0]))
-    assert np.array_equal(out[[2, 0]], [stream[9000:9009], stream[3:12]])
-    assert (out[[1, 3]] == 7).all()
 
 
 def test_shards_follow_each_other_without_gaps(tiny_dataset: Dataset, stream: NDArray[Any]) -> None:
@@ -132,27 +130,7 @@ def test_reads_outside_the_stream_are_refused(tiny_dataset: Dataset, first_token
 @pytest.mark.parametrize("first_token", [-1, 4096 - 4, 10**9])
 def test_windows_outside_a_shard_are_refused(tiny_dataset: Dataset, first_token: int) -> None:
     with pytest.raises(InvalidInputError, match=f"window of 5 tokens at {first_token} is not within one shard"):
-        tiny_dataset.gather(np.array([0, first_token]), np.empty((2, 5), tiny_dataset.dtype))
-
-
-@pytest.mark.parametrize(
-    "out",
-    [
-        np.empty((1, 5), np.int64),
-        np.empty(5, np.uint16),
-        np.empty((5, 3), np.uint16).T,
-        np.empty((1, 10), np.uint16)[:, ::2],
-    ],
-)
-def test_targets_that_windows_do_not_fit_are_refused(tiny_dataset: Dataset, out: NDArray[Any]) -> None:
-    with pytest.raises(InvalidInputError, match="give contiguous rows of uint16"):
-        tiny_dataset.gather(np.array([0]), out)
-
-
-def test_rows_that_are_not_in_the_target_are_refused(tiny_dataset: Dataset) -> None:
-    for rows in ([2], [-1], [0, 1]):
-        with pytest.raises(InvalidInputError, match="do not go into"):
-            tiny_dataset.gather(np.array([0]), np.empty((2, 5), np.uint16), rows=np.array(rows))
+        gather(tiny_dataset, [0, first_token], 5)
 
 
 def test_a_damaged_piece_is_found_when_it_is_read_and_only_then(folder: Path, large_shards: Path) -> None:
@@ -164,13 +142,11 @@ def test_a_damaged_piece_is_found_when_it_is_read_and_only_then(folder: Path, la
         assert np.array_equal(dataset.read(start, first_two_pieces), good.read(start, first_two_pieces))
         after = start + 3 * MIB // 2 - 500
         assert np.array_equal(dataset.read(after, 1000), good.read(after, 1000))
-        out = np.zeros((2, 4097), dataset.dtype)
         for _ in range(3):
             with pytest.raises(DamagedDataError, match=r"shard\.00001\.mds: piece 2 \(bytes 2097152 to 3145727\)"):
-                dataset.gather(np.array([start, start + MIB + 10]), out)
+                gather(dataset, [start, start + MIB + 10], 4097)
             with pytest.raises(DamagedDataError, match="piece 2 "):
                 dataset.read(0, dataset.num_tokens)
-        assert not out[1].any()
         assert np.array_equal(dataset.read(start, first_two_pieces), good.read(start, first_two_pieces))
 
 
@@ -204,7 +180,7 @@ def read_all(dataset: Dataset) -> Any:
 
 
 def gather_one(dataset: Dataset) -> Any:
-    return dataset.gather(dataset.shard_first_token[1:2], np.empty((1, 9), dataset.dtype))
+    return gather(dataset, dataset.shard_first_token[1:2], 9)
 
 
 @pytest.mark.parametrize("use", [read_all, gather_one, Dataset.verify])
@@ -238,6 +214,7 @@ def test_a_missing_shard_is_named(folder: Path, use: Callable[[Dataset], Any]) -
         assert len(dataset.read(0, 1000)) == 1000
 
 
+@pytest.mark.usefixtures("files_are_old")
 def test_verified_pieces_stay_verified_until_the_file_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = 0
     original = ShardFiles.read_piece
@@ -266,14 +243,13 @@ def test_one_map_serves_many_shards_and_threads(tiny_dataset: Dataset, stream: N
 
         def work(seed: int) -> None:
             random = np.random.default_rng(seed)
-            out = np.empty((16, 33), dataset.dtype)
             try:
                 for _ in range(60):
                     shards = random.integers(0, dataset.num_shards - 2, 16)
                     first_tokens = dataset.shard_first_token[shards] + random.integers(0, 4096 - 33, 16)
-                    dataset.gather(first_tokens, out)
+                    windows = gather(dataset, first_tokens, 33)
                     expected = stream[first_tokens[:, None] + np.arange(33)]
-                    np.testing.assert_array_equal(out, expected)
+                    np.testing.assert_array_equal(windows, expected)
             except BaseException as error:
                 failures.append(error)
 

@@ -92,6 +92,7 @@ def test_this_test_notices_a_lock_that_is_held() -> None:
     assert not lets_others_run(copy, tries=10)
 
 
+@pytest.mark.usefixtures("files_are_old")
 def test_bytes_that_are_in_no_cache_come_by_preadv(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

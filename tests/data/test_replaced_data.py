@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.conftest import MakeRun
 from tst_data import Dataset, Plan, load_run, open_dataset
 from tst_data.dataset import shard_reader
 from tst_data.dataset.folder import DatasetFolder
+from tst_data.dataset.reader import read_windows
 from tst_data.dataset.shard_table import PIECE_BYTES
 from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError, UnavailableError
@@ -169,13 +171,12 @@ def overwrite(path: Path, start: int, num_bytes: int, *, keep_time: bool = False
 
 @pytest.mark.parametrize("keep_time", [False, True])
 def test_a_shard_overwritten_in_place_after_its_first_use_is_noticed(folder: Path, keep_time: bool) -> None:
-    out = np.zeros((64, 1000), np.uint16)
     with open_dataset(folder) as dataset:
         read_all(dataset)
         overwrite(folder / "shard.00000.mds", 300_000, 60_000, keep_time=keep_time)
         for _ in range(2):
             with pytest.raises(DamagedDataError, match=r"shard\.00000\.mds: piece 0 "):
-                dataset.gather(np.arange(64) * 4000, out)
+                read_windows([dataset], np.zeros(64, np.int64), np.arange(64) * 4000, 1000)
             with pytest.raises(DamagedDataError, match=r"shard\.00000\.mds: piece 0 "):
                 read_all(dataset)
         assert len(dataset.read(SHARD_TOKENS, 100_000)) == 100_000
@@ -301,7 +302,7 @@ def test_ids_outside_the_vocabulary_are_damage_with_their_position(
         with pytest.raises(DamagedDataError, match=message):
             dataset.read(at, 1)
         with pytest.raises(DamagedDataError, match=message):
-            dataset.gather([at], np.empty((1, 1), dtype))
+            read_windows([dataset], np.zeros(1, np.int64), np.array([at]), 1)
         other_shard = SHARD_TOKENS if at < SHARD_TOKENS else 0
         assert np.array_equal(dataset.read(other_shard, 1000), document[other_shard : other_shard + 1000])
 
@@ -317,3 +318,99 @@ def test_a_dataset_that_is_dropped_gives_back_its_descriptors(folder: Path) -> N
     assert open_descriptors() == before + dataset.num_shards + 1
     del dataset
     assert open_descriptors() == before
+
+
+def test_a_dropped_dataset_is_no_cycle(folder: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        dataset = open_dataset(folder)
+        read_all(dataset)
+        del dataset
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
+
+
+def damage(folder: Path) -> None:
+    overwrite(folder / "shard.00000.mds", 300_000, 60_000)
+    (folder / "documents" / "shard.00000.parquet").write_bytes(b"")
+
+
+def remove(folder: Path) -> None:
+    damage(folder)
+    shutil.rmtree(folder)
+
+
+def move_away(folder: Path) -> None:
+    damage(folder)
+    folder.rename(folder.with_name("away"))
+
+
+@pytest.mark.parametrize("take_away", [remove, move_away])
+@pytest.mark.parametrize("before", [nothing, read_one_shard, read_all])
+def test_a_folder_restored_from_a_copy_is_used_without_opening_again(
+    folder: Path,
+    originals: tuple[Path, Path],
+    tokens: NDArray[Any],
+    take_away: Callable[[Path], None],
+    before: Callable[[Dataset], object],
+) -> None:
+    with open_dataset(folder) as dataset:
+        before(dataset)
+        take_away(folder)
+        for use in (read_all, lambda dataset: dataset.documents(0, 1)):
+            with pytest.raises(DamagedDataError):
+                use(dataset)
+        shutil.copytree(originals[0], folder)
+        for _ in range(2):
+            assert np.array_equal(read_all(dataset), tokens)
+            assert len(dataset.documents(0, dataset.num_tokens)) == 1
+
+
+def test_a_folder_that_is_restored_in_part_takes_nothing_away(
+    folder: Path, originals: tuple[Path, Path], tokens: NDArray[Any]
+) -> None:
+    with open_dataset(folder) as dataset:
+        move_away(folder)
+        shutil.copytree(originals[0], folder)
+        for shard in folder.glob("*.mds"):
+            shard.unlink()
+        for _ in range(2):
+            with pytest.raises(DamagedDataError):
+                read_all(dataset)
+            assert np.array_equal(dataset.read(SHARD_TOKENS, 1000), tokens[SHARD_TOKENS : SHARD_TOKENS + 1000])
+
+
+def test_a_damaged_folder_is_not_replaced_by_another_dataset(folder: Path, other: Path, tokens: NDArray[Any]) -> None:
+    with open_dataset(folder) as dataset:
+        move_away(folder)
+        other.rename(folder)
+        for _ in range(2):
+            with pytest.raises(DamagedDataError, match=r"shard\.00000\.mds: piece 0 "):
+                read_all(dataset)
+            assert np.array_equal(dataset.read(SHARD_TOKENS, 1000), tokens[SHARD_TOKENS : SHARD_TOKENS + 1000])
+
+
+def test_a_restored_materialized_run_is_used(folder: Path, make_run: MakeRun, tmp_path: Path) -> None:
+    with Plan(load_run(make_run(folder))) as plan:
+        materialize(plan, tmp_path / "run")
+        expected = plan.read_batch(0).windows
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    with open_materialized(tmp_path / "run") as run:
+        assert np.array_equal(run.read_batch(0).windows, expected)
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(DamagedDataError, match="is missing"):
+            run.read_batch(0)
+        (tmp_path / "copy").rename(tmp_path / "run")
+        assert np.array_equal(run.read_batch(0).windows, expected)
+
+
+def test_a_child_of_a_fork_reads_whatever_other_threads_did(folder: Path) -> None:
+    with open_dataset(folder) as dataset, dataset._folder._lock:  # as another thread that is inside
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(0 if len(dataset.documents(0, 1)) == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

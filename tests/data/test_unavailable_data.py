@@ -20,6 +20,7 @@ import pytest
 
 from tests.conftest import MakeRun
 from tst_data import Dataset, Plan, load_run, open_dataset
+from tst_data.dataset.reader import read_windows
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError, UnavailableError
 from tst_data.materialized.reader import open_materialized
 from tst_data.materialized.writer import materialize
@@ -42,15 +43,15 @@ def read_all(dataset: Dataset) -> object:
     return dataset.read(0, dataset.num_tokens)
 
 
-def gather_one(dataset: Dataset) -> None:
-    dataset.gather(dataset.shard_first_token[:1], np.empty((1, 9), dataset.dtype))
+def read_one_window(dataset: Dataset) -> object:
+    return read_windows([dataset], np.zeros(1, np.int64), dataset.shard_first_token[:1], 9)
 
 
 def all_documents(dataset: Dataset) -> object:
     return dataset.documents(0, dataset.num_tokens)
 
 
-USES: list[Callable[[Dataset], object]] = [read_all, gather_one, all_documents, Dataset.verify]
+USES: list[Callable[[Dataset], object]] = [read_all, read_one_window, all_documents, Dataset.verify]
 
 ERRORS = {
     errno.EMFILE: "raise the limit of open files of this process",
@@ -156,6 +157,25 @@ def test_exhausted_descriptors_are_unavailable_and_pass(folder: Path, make_run: 
     for name, line in zip(("read", "documents", "open"), lines, strict=False):
         assert line.startswith(f"{name} {folder}")
         assert "cannot be read now (Too many open files); raise the limit of open files of this process" in line
+
+
+def test_a_tokenizer_without_descriptors_or_temporary_files(
+    tmp_path: Path, convert: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs no temporary files. Without descriptors it is unavailable, and then it is read."""
+    (tmp_path / "text.txt").write_text("some text")
+    assert convert(tmp_path / "text.txt", tmp_path / "out").code == 0
+
+    def fail(*arguments: Any, **named: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with open_dataset(tmp_path / "out") as dataset:
+        monkeypatch.setattr("tempfile.mkdtemp", fail)
+        with monkeypatch.context() as failing:
+            failing.setattr("os.open", fail)
+            with pytest.raises(UnavailableError, match="Too many open files"):
+                dataset.tokenizer()
+        assert dataset.tokenizer().decode(dataset.read(0, 4)) == "some"
 
 
 NO_PERMISSION = """

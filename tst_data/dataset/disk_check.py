@@ -12,7 +12,7 @@ import fcntl
 import mmap
 import os
 
-from tst_data.dataset.folder import OpenFile, read_errors, read_into
+from tst_data.dataset.folder import OpenFile, drop_from_cache, read_errors, read_into
 from tst_data.dataset.shard_reader import ShardFiles
 from tst_data.dataset.shard_table import PIECE_BYTES
 
@@ -22,46 +22,33 @@ _DIRECT: int = getattr(os, "O_DIRECT", 0)
 
 
 class DiskCheck:
-    """Checks pieces of the shards of one dataset. For one thread."""
+    """Checks pieces of shards of any datasets, in one buffer. For one thread."""
 
-    def __init__(self, files: ShardFiles) -> None:
-        self._files = files
+    def __init__(self) -> None:
         self._buffer = memoryview(mmap.mmap(-1, PIECE_BYTES))  # page-aligned, as O_DIRECT needs it
+        self.num_read = 0
+        """Pieces that could be read, whatever their bytes were."""
 
-    def check(self, shard: int, piece: int, expected: int) -> None:
-        """Raise DamagedDataError where the piece has another hash, UnavailableError where it cannot be read now.
-
-        A damaged piece is verified again before its next use, and out of the page cache if possible.
-        """
-        start, end = self._files.range_of(shard, piece)
-        with self._files.open(shard) as file:
-            with read_errors(self._files.path(shard)):
-                num_bytes = self._read(file, start, end)
-            try:
-                self._files.check_hash(shard, piece, self._buffer[:num_bytes], expected)
-            except BaseException:
-                self._files.distrust(shard, piece)
-                _drop_from_cache(file, start, end)
-                raise
+    def check(self, files: ShardFiles, shard: int, piece: int, expected: int) -> None:
+        """Raise DamagedDataError where the piece has another hash, UnavailableError where it cannot be read now."""
+        start, end = files.range_of(shard, piece)
+        with files.open(shard) as file, read_errors(files.path(shard)):
+            num_bytes = self._read(file, start, end)
+        self.num_read += 1
+        files.check_hash(shard, piece, self._buffer[:num_bytes], expected)
 
     def _read(self, file: OpenFile, start: int, end: int) -> int:
         """Read the piece into the buffer -> its bytes."""
         if _DIRECT:
             try:
                 fcntl.fcntl(file.number, fcntl.F_SETFL, _DIRECT)
-                count = os.preadv(
-                    file.number, [self._buffer], start
-                )  # whole pages: past the end of the file if need be
+                # The buffer is whole pages: the last piece is read past the end of the file.
+                count = os.preadv(file.number, [self._buffer], start)
                 if count >= end - start:
                     return end - start
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
             fcntl.fcntl(file.number, fcntl.F_SETFL, 0)
-        _drop_from_cache(file, start, end)
+        drop_from_cache(file, start, end)
         return read_into(self._buffer[: end - start], file, start)
-
-
-def _drop_from_cache(file: OpenFile, start: int, end: int) -> None:
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.number, start, end - start, os.POSIX_FADV_DONTNEED)

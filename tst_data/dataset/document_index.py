@@ -185,7 +185,10 @@ class DocumentIndex:
         return [_document(documents, index) for index in range(int(low), int(high))]
 
     def _file(self, shard: int) -> pa.Table:
-        return self._files.get(shard, lambda: read_document_file(self._folder, self._table, shard))
+        def read() -> pa.Table:
+            return read_document_file(self._folder, self._table, shard)
+
+        return self._files.get(shard, lambda: self._folder.retry_restored(read))
 
 
 def _document(documents: pa.Table, index: int) -> Document:

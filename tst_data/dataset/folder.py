@@ -1,8 +1,9 @@
 """A dataset's folder, held open: every file of it is opened relative to its descriptor, and only as a regular file.
 
 A path says where something is now; a descriptor says which folder was opened. So if a folder is renamed and another one
-takes its place, the files that are read are still those of the first. A FIFO or a device is refused and not opened,
-because opening one may wait forever or have effects.
+takes its place, the files that are read are still those of the first. Only where the first is damaged or cannot be
+read, and what has its path now is a copy of it (`retry_restored`), is that one read from then on. A FIFO or a device is
+refused and not opened, because opening one may wait forever or have effects.
 
 This is also the one place that decides whether an error of the operating system is damage. A file that is missing, or
 that is something else, is damaged data: only a copy helps. Anything else (too many open files, no
@@ -12,17 +13,30 @@ permission, a stale network mount, an I/O error) may pass: the data is unavailab
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError, UnavailableError
 
-__all__ = ["DatasetFolder", "Identity", "OpenFile", "identity_of", "read_error", "read_errors", "read_into"]
+__all__ = [
+    "DatasetFolder",
+    "Identity",
+    "OpenFile",
+    "drop_from_cache",
+    "identity_of",
+    "read_error",
+    "read_errors",
+    "read_into",
+]
+
+T = TypeVar("T")
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
 """Errors that say: at this name there is no file."""
@@ -39,9 +53,12 @@ _REMEDIES = {
 }
 
 Identity = tuple[int, int, int, int, int]
-"""Device, inode, size, modification and change time of a file: while they do not change, its bytes are the same.
+"""Device, inode, size, modification and change time of a file. Each write that begins changes it.
 
-A program can set the modification time, and only the kernel sets the change time.
+A program can set the modification time, and only the kernel sets the change time. It does so when a write begins. So
+bytes may change later, while that write is running, and another write in the same tick of the clock shows nothing:
+`shard_reader` waits until the change time is old. A write through a shared memory map changes the times only at the
+first write to a page that is not yet waiting to be written to disk.
 """
 
 
@@ -107,8 +124,14 @@ def read_into(view: memoryview, file: OpenFile, start: int) -> int:
     return done
 
 
+def drop_from_cache(file: OpenFile, start: int, end: int) -> None:
+    """Let the kernel forget these bytes, so that they are read from the disk again; not pages that are mapped."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.number, start, end - start, os.POSIX_FADV_DONTNEED)
+
+
 class DatasetFolder:
-    """A folder of files that do not change. Safe to use from several threads.
+    """A folder of files that do not change. Safe to use from several threads, and in a child that was forked.
 
     It is opened at first use and again after `close`, by its path. What is read then is compared with what was verified
     before, as always.
@@ -119,6 +142,36 @@ class DatasetFolder:
         """Where the folder was when it was opened: for messages."""
         self._lock = threading.Lock()
         self._open: OpenFile | None = None
+        self._mark: tuple[str, bytes] | None = None
+        _folders.add(self)
+
+    def recognize_by(self, name: str, data: bytes) -> None:
+        """A folder that has this file with these bytes is a copy of this one; the file must name hashes of all others.
+
+        Without it, no other folder is taken for a copy.
+        """
+        self._mark = (name, hashlib.sha256(data).digest())
+
+    def retry_restored(self, read: Callable[[], T]) -> T:
+        """What `read` returns. If it fails, and a copy of this folder has its path now, it is read from that one.
+
+        So a folder that was restored from a copy is used without opening the dataset again. The folder before is kept
+        where `read` fails with the copy too: it may be incomplete, and other files of the folder before may be good.
+        """
+        before = self._open or self._held()
+        try:
+            return read()
+        except (DamagedDataError, UnavailableError):
+            if self._open is before and not self._take_restored():
+                raise
+        taken = self._open
+        try:
+            return read()
+        except (DamagedDataError, UnavailableError):
+            with self._lock:
+                if taken is not None and self._open is taken:
+                    self._open = before
+            raise
 
     def check(self, kind: str, remedy: str) -> None:
         """Raise NotFoundError or InvalidInputError unless there is such a folder; `kind` says what it should be."""
@@ -177,6 +230,25 @@ class DatasetFolder:
         with self._lock:
             self._open = None
 
+    def _take_restored(self) -> bool:
+        """Hold the folder that has the path now, if it is another one and a copy of this -> whether it is."""
+        held, mark = self._open, self._mark
+        if held is None or mark is None:
+            return False
+        candidate = DatasetFolder(self.path)
+        try:
+            there = candidate._held()
+            if os.path.samestat(there.status, held.status) or not candidate._is_marked(*mark):
+                return False
+        except (DamagedDataError, UnavailableError):
+            return False
+        with self._lock:
+            self._open = there
+        return True
+
+    def _is_marked(self, name: str, digest: bytes) -> bool:
+        return hashlib.sha256(self.read(name)).digest() == digest
+
     def _held(self) -> OpenFile:
         """The open folder. Whoever uses its descriptor holds it, so `close` in another thread cannot end it early."""
         with self._lock:
@@ -189,3 +261,15 @@ class DatasetFolder:
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a FIFO, a socket or a device"
             raise DamagedDataError(f"{path}: is {kind}, expected a file; restore it from a copy")
+
+
+_folders: weakref.WeakSet[DatasetFolder] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a child: the thread that holds a lock may not exist here."""
+    for folder in list(_folders):
+        folder._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

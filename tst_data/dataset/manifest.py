@@ -199,6 +199,7 @@ def read_manifest(folder: DatasetFolder) -> Manifest:
             f"{place}: {MANIFEST_NAME} was changed (its sha256 is {actual[:12]}…, {MANIFEST_HASH_NAME} says {found}); "
             "restore both from a copy"
         )
+    folder.recognize_by(MANIFEST_NAME, data)
     return _parse(place, data)
 
 

@@ -10,22 +10,22 @@ first read, and copied out of memory maps; see `shard_reader`. Reading and check
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from tst_data.dataset.disk_check import DiskCheck
 from tst_data.dataset.document_index import Document, DocumentIndex
-from tst_data.dataset.folder import DatasetFolder
+from tst_data.dataset.folder import DatasetFolder, read_errors
 from tst_data.dataset.id_check import IdCheck
 from tst_data.dataset.manifest import MANIFEST_NAME, SHARD_TABLE_NAME, Manifest, read_manifest
-from tst_data.dataset.shard_reader import MapCache, ShardFiles, ShardRead, default_map_cache, read_shards
+from tst_data.dataset.map_cache import MapCache, default_map_cache
+from tst_data.dataset.shard_reader import ShardFiles, ShardRead, read_shards
 from tst_data.dataset.shard_table import PIECE_BYTES, ShardTable
 from tst_data.dataset.verification import Verified, Verifier, check_table, read_verified
 from tst_data.dataset.window_copy import copy_windows
@@ -54,7 +54,7 @@ def open_dataset(path: str | Path, *, max_maps: int | None = None) -> Dataset:
 
 
 class Dataset:
-    """An opened dataset. Safe to use from several threads; made by `open_dataset`."""
+    """An opened dataset. Safe to use from several threads, also in forked processes; made by `open_dataset`."""
 
     def __init__(self, folder: DatasetFolder, manifest: Manifest, table: ShardTable, cache: MapCache) -> None:
         self.path = folder.path
@@ -66,11 +66,12 @@ class Dataset:
         """Tokens of each shard in stream order, int64 (num_shards,)."""
         self.shard_first_token = np.cumsum(table.tokens) - table.tokens
         """Position of each shard's first token in the token stream, int64 (num_shards,)."""
+        self.shard_pieces: NDArray[np.int64] = -(-table.num_bytes // PIECE_BYTES)
+        """Pieces of each shard, int64 (num_shards,)."""
         self._folder = folder
         self._table = table
         self._files = ShardFiles(folder, table, cache, IdCheck(self.path, manifest, table))
         self._documents = DocumentIndex(folder, table)
-        self._tokenizer = lru_cache(maxsize=1)(self._load_tokenizer)
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +96,7 @@ class Dataset:
     @property
     def num_pieces(self) -> int:
         """Pieces of 1 MiB of all shard files."""
-        return int((-(-self._table.num_bytes // PIECE_BYTES)).sum())
+        return int(self.shard_pieces.sum())
 
     def read(self, first_token: int, num_tokens: int) -> NDArray[Any]:
         """Tokens (num_tokens,) from `first_token` on, over any number of shards. A copy, in the dataset's dtype.
@@ -112,26 +113,6 @@ class Dataset:
             self._copy_tokens(shard, within, tokens[done : done + length])
             done += length
         return tokens
-
-    def gather(self, first_tokens: ArrayLike, out: NDArray[Any], rows: ArrayLike | None = None) -> None:
-        """Copy the window that begins at `first_tokens[i]` into `out[i]` (or `out[rows[i]]`).
-
-        `out` is C-contiguous (n, window length) in the dataset's dtype; each window must be within one shard. Raises as
-        `read`. `read_windows` does the same in one pass over memory, for windows of several datasets.
-        """
-        if out.dtype != self.dtype or out.ndim != 2 or not out.flags.c_contiguous:
-            raise InvalidInputError(
-                f"out: has dtype {out.dtype} and shape {out.shape}; give contiguous rows of {self.dtype}"
-            )
-        firsts = np.asarray(first_tokens, np.int64)
-        targets = np.arange(len(firsts)) if rows is None else np.asarray(rows, np.int64)
-        if len(targets) != len(firsts) or (len(targets) and not 0 <= targets.min() <= targets.max() < len(out)):
-            raise InvalidInputError(
-                f"rows: {len(firsts)} windows do not go into {len(targets)} of {len(out)} rows; give one row of out "
-                "for each window"
-            )
-        if out.size and len(firsts):
-            out[targets] = read_windows([self], np.zeros(len(firsts), np.int64), firsts, out.shape[1])
 
     def _copy_tokens(self, shard: int, within: int, out: NDArray[Any]) -> None:
         """Copy the tokens of a shard from its token `within` on."""
@@ -162,23 +143,25 @@ class Dataset:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens, from the files in the folder; read and verified once."""
-        return self._tokenizer()
+        return self._tokenizer
 
-    def _load_tokenizer(self) -> Tokenizer:
-        from tst_data.tokenizer.loading import load_saved_tokenizer
-
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
         names = [name for name in self.manifest.files if name.startswith("tokenizer")]
         if not names:
             raise NotFoundError(
                 f"dataset '{self.path}': holds no tokenizer; give a dataset that `tst-data convert` made"
             )
-        # The verified bytes are parsed from a folder of this process: files that are opened by name could be others.
-        with tempfile.TemporaryDirectory() as verified:
-            for name in names:
-                (Path(verified) / Path(name).name).write_bytes(
-                    read_verified(self._folder, name, self.manifest.files[name])
-                )
-            return load_saved_tokenizer(verified)
+
+        # The verified bytes are parsed: files that are opened by name could be others.
+        def read() -> dict[str, bytes]:
+            return {name: read_verified(self._folder, name, self.manifest.files[name]) for name in names}
+
+        files = self._folder.retry_restored(read)
+        with read_errors(self.path):  # importing reads files too
+            from tst_data.tokenizer.loading import parse_saved_tokenizer
+
+            return parse_saved_tokenizer(self.path, files)
 
     def verify(self, progress: Callable[[int], None] | None = None, *, sample: float | None = None) -> Verified:
         """Read everything and compare it with what was written; `progress` is given the bytes read since its last call.
@@ -200,12 +183,12 @@ class Dataset:
         """The hash of each piece of 1 MiB of a shard. Raises as `read`."""
         return self._table.pieces(shard)
 
-    def disk_check(self) -> DiskCheck:
-        """What compares pieces with what was written, past the page cache."""
-        return DiskCheck(self._files)
+    def check_on_disk(self, disk: DiskCheck, shard: int, piece: int, expected: int) -> None:
+        """Raise unless a piece has the `expected` hash, read past the page cache. Raises as `read`."""
+        self._folder.retry_restored(lambda: disk.check(self._files, shard, piece, expected))
 
     def distrust(self, shard: int, piece: int) -> None:
-        """Verify a piece again before its next use."""
+        """Verify a piece again before its next use. Does nothing where the dataset has no such piece."""
         self._files.distrust(shard, piece)
 
     def _verifier(self) -> Verifier:

@@ -9,11 +9,13 @@ What was verified holds for one state of the file: device, inode, size, modifica
 after every copy, by the name of the file. If it differs, the copy is thrown away, the file is mapped again, and all its
 pieces are unverified. So a file that was written to or replaced is noticed, and one that was restored is used at once.
 The size is also compared before each copy: a truncated file is an error with both sizes and not a SIGBUS. (A file that
-is cut off in the middle of a copy still kills the process.) What this cannot notice is in docs/promises.md.
+is cut off in the middle of a copy still kills the process.)
 
-The maps of all datasets of a process share one cache, because descriptors are limited per process: 512 maps, and
-never more than a quarter of the descriptors allowed. Each map keeps one descriptor, each open dataset one for its
-folder, and each thread that verifies one at a time for the file.
+The kernel sets the change time once, when a write begins, and the bytes change until it ends. So what is verified while
+the change time is young may change later with no sign. For the first 10 seconds after a change nothing is kept as
+verified: the pieces of each read are verified before the copy and once more after it. That costs about 0.5 ms for each
+piece of each read: who measures a dataset that was just converted measures this. A program that has a file mapped for
+writing can change it without a change of its times. What else this cannot notice is in docs/promises.md.
 """
 
 from __future__ import annotations
@@ -21,69 +23,48 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-import resource
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tst_data.dataset.bounded_cache import BoundedCache
-from tst_data.dataset.folder import DatasetFolder, Identity, OpenFile, identity_of, read_error, read_errors, read_into
+from tst_data.dataset.folder import (
+    DatasetFolder,
+    Identity,
+    OpenFile,
+    drop_from_cache,
+    identity_of,
+    read_error,
+    read_errors,
+    read_into,
+)
+from tst_data.dataset.map_cache import MapCache, MappedShard
 from tst_data.dataset.shard_table import PIECE_BYTES
 from tst_data.errors import DamagedDataError, UnavailableError
 
-__all__ = ["MapCache", "MappedShard", "ShardFiles", "ShardList", "ShardRead", "default_map_cache", "read_shards"]
+__all__ = ["ShardFiles", "ShardList", "ShardRead", "read_shards"]
 
-_DEFAULT_MAPS = 512
 _PIECE_SHIFT = PIECE_BYTES.bit_length() - 1
 _MORE_BYTES = 7
 """Bytes after a piece that are read with it: enough for the rest of a token that begins in it."""
 _TRIES = 3
 """How often a file is read that changes while it is read."""
+YOUNG_SECONDS = 10.0
+"""For so long after a change of the file, the write that made it may still be running.
+
+This is compared with the clock of this machine, so a file server's clock may be late by some of it. If that clock is
+ahead, the file is young for longer, and reads of it are only slower.
+"""
 Bytes = NDArray[np.uint8]
 T = TypeVar("T")
-
-
-class MappedShard:
-    """A shard's map while it is open."""
-
-    __slots__ = ("data", "file_map", "identity", "name", "pieces", "verified")
-
-    def __init__(
-        self, name: str, file_map: mmap.mmap, identity: Identity, pieces: NDArray[np.uint64], verified: bytearray
-    ) -> None:
-        self.name = name
-        self.file_map = file_map
-        self.data: Bytes = np.frombuffer(file_map, np.uint8)
-        self.identity = identity
-        """The state of the file that `verified` is about."""
-        self.pieces = pieces
-        self.verified = verified
-        """One byte for each piece, shared with `ShardFiles`, which keeps it when the map is released."""
-
-
-MapCache = BoundedCache[tuple[int, int], MappedShard]
-"""Maps by owner (a `ShardFiles`) and shard."""
-
-
-def _descriptor_share() -> int:
-    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _DEFAULT_MAPS if soft_limit < 0 else min(_DEFAULT_MAPS, soft_limit // 4)
-
-
-_owners = itertools.count()
-_process_cache = MapCache(_descriptor_share())
-
-
-def default_map_cache() -> MapCache:
-    """The cache that all datasets of this process share."""
-    return _process_cache
 
 
 class ShardList(Protocol):
@@ -100,6 +81,9 @@ class ShardList(Protocol):
         """xxh3_64 of each piece of a file."""
 
 
+_owners = itertools.count()
+
+
 class _Buffers(threading.local):
     """A buffer of one piece for each thread."""
 
@@ -111,7 +95,15 @@ _buffers = _Buffers()
 
 
 class ChangedError(Exception):
-    """The file is not in the state any longer in which it was mapped."""
+    """The file was changed since it was mapped."""
+
+
+class HeldShard(NamedTuple):
+    """A map whose wanted pieces were verified, and what is to be verified once more after the copy."""
+
+    mapped: MappedShard
+    young_pieces: list[int]
+    """Pieces that were verified while the file was young: they may have changed since."""
 
 
 class ShardFiles:
@@ -135,32 +127,33 @@ class ShardFiles:
         self._owner = next(_owners)
         self._verified: dict[int, tuple[Identity, bytearray]] = {}
         # A dataset that is dropped and not closed gives its maps back too.
-        weakref.finalize(self, _drop_maps, cache, self._owner).atexit = False
+        owner = self._owner
+        weakref.finalize(self, cache.drop_soon, lambda key: key[0] == owner).atexit = False
 
     @property
     def num_maps(self) -> int:
         """How many maps its cache keeps."""
         return self._cache.limit
 
-    def hold(self, shard: int, starts: NDArray[np.int64], num_bytes: int) -> MappedShard:
+    def hold(self, shard: int, starts: NDArray[np.int64], num_bytes: int) -> HeldShard:
         """The shard's map, after the `num_bytes` from each of `starts` in the file were verified.
 
         Raises DamagedDataError where the file is missing, has another size, or a piece has another hash,
         UnavailableError where it cannot be read now, ChangedError where it is not the file that was mapped.
         """
-        try:
-            mapped = self._cache.get((self._owner, shard), lambda: self._map(shard))
-            if mapped.file_map.size() != len(mapped.data):
-                raise ChangedError
-            if 0 in mapped.verified:
-                self._verify(shard, mapped, starts, num_bytes)
-        except (OSError, MemoryError) as error:
-            raise read_error(self.path(shard), error) from None
-        return mapped
+        return self._folder.retry_restored(lambda: self._hold(shard, starts, num_bytes))
 
-    def is_unchanged(self, mapped: MappedShard) -> bool:
-        """Whether the file is in the state in which it was verified. Raises UnavailableError."""
-        return self._folder.identity(mapped.name) == mapped.identity
+    def is_unchanged(self, shard: int, held: HeldShard) -> bool:
+        """Whether the bytes that were copied since `hold` are those that were verified. Raises as `hold`."""
+        mapped = held.mapped
+        try:
+            if held.young_pieces and self._is_same(mapped):
+                with self._open_mapped(shard, mapped) as file:
+                    for piece in held.young_pieces:
+                        self.read_piece(shard, piece, int(mapped.pieces[piece]), file)
+            return self._is_same(mapped)
+        except (ChangedError, DamagedDataError):  # if it is damage, the next verification says so
+            return False
 
     def release(self, shard: int) -> None:
         """Release the shard's map: the next read opens the file again."""
@@ -168,7 +161,7 @@ class ShardFiles:
 
     def close(self) -> None:
         """Release the maps; a later read opens them again."""
-        _drop_maps(self._cache, self._owner)
+        self._cache.drop(lambda key: key[0] == self._owner)
 
     def path(self, shard: int) -> Path:
         return self._folder.path / self._table.file_name(shard)
@@ -212,11 +205,39 @@ class ShardFiles:
             )
 
     def distrust(self, shard: int, piece: int) -> None:
-        """Verify the piece again before its next use."""
+        """Verify the piece again before its next use, from the disk if possible.
+
+        Does nothing where the dataset has no such piece.
+        """
+        if not (0 <= shard < len(self._table.num_bytes) and 0 <= piece << _PIECE_SHIFT < self._table.num_bytes[shard]):
+            return
         known = self._verified.get(shard)
         if known is not None:
             known[1][piece] = 0
         self.release(shard)
+        with suppress(DamagedDataError, UnavailableError), self.open(shard) as file:
+            drop_from_cache(file, *self.range_of(shard, piece))
+
+    def _hold(self, shard: int, starts: NDArray[np.int64], num_bytes: int) -> HeldShard:
+        try:
+            mapped = self._cache.get((self._owner, shard), lambda: self._map(shard))
+            if mapped.file_map.size() != len(mapped.data):
+                raise ChangedError
+            return HeldShard(mapped, self._verify(shard, mapped, starts, num_bytes) if 0 in mapped.verified else [])
+        except (OSError, MemoryError) as error:
+            raise read_error(self.path(shard), error) from None
+
+    def _is_same(self, mapped: MappedShard) -> bool:
+        """Whether the file is in the state in which it was mapped. Raises UnavailableError."""
+        return self._folder.identity(mapped.name) == mapped.identity
+
+    def _open_mapped(self, shard: int, mapped: MappedShard) -> OpenFile:
+        """Open the file that is mapped. Raises as `open`, and ChangedError where it is another one now."""
+        file = self.open(shard)
+        if identity_of(file.status) != mapped.identity:
+            file.close()
+            raise ChangedError
+        return file
 
     def _more(self, shard: int, end: int) -> int:
         """How many bytes after a piece are read with it."""
@@ -243,29 +264,35 @@ class ShardFiles:
             known = self._verified[shard] = (identity, bytearray(len(pieces)))
         return MappedShard(name, file_map, identity, pieces, known[1])
 
-    def _verify(self, shard: int, mapped: MappedShard, starts: NDArray[np.int64], num_bytes: int) -> None:
-        """Verify the pieces of these bytes. Raises ChangedError where the file is not the one that was mapped."""
+    def _verify(self, shard: int, mapped: MappedShard, starts: NDArray[np.int64], num_bytes: int) -> list[int]:
+        """Verify the pieces of these bytes -> those that are to be verified again after the copy.
+
+        Raises ChangedError where the file is not the one that was mapped.
+        """
         first, last = starts >> _PIECE_SHIFT, (starts + (num_bytes - 1)) >> _PIECE_SHIFT
-        wanted = {
-            piece
-            for begin, end in set(zip(first.tolist(), last.tolist(), strict=True))
-            for piece in range(begin, end + 1)
-            if not mapped.verified[piece]
-        }
+        wanted = sorted(
+            {
+                piece
+                for begin, end in set(zip(first.tolist(), last.tolist(), strict=True))
+                for piece in range(begin, end + 1)
+                if not mapped.verified[piece]
+            }
+        )
         if not wanted:
-            return
-        with self.open(shard) as file:
-            if identity_of(file.status) != mapped.identity:
-                raise ChangedError
-            for piece in sorted(wanted):
+            return []
+        is_young = not time.time() - mapped.identity[-1] / 1e9 > YOUNG_SECONDS
+        with self._open_mapped(shard, mapped) as file:
+            for piece in wanted:
                 try:
                     self.read_piece(shard, piece, int(mapped.pieces[piece]), file)
                 finally:
-                    if not self.is_unchanged(mapped):
+                    if not self._is_same(mapped):
                         raise ChangedError
                 start, end = self.range_of(shard, piece)
                 self._check(shard, start, _buffers.piece[: end + self._more(shard, end) - start])
-                mapped.verified[piece] = 1
+                if not is_young:
+                    mapped.verified[piece] = 1
+        return wanted if is_young else []
 
 
 @dataclass(frozen=True)
@@ -288,7 +315,7 @@ def read_shards(reads: Sequence[ShardRead], copy: Callable[[list[Bytes]], T]) ->
     """
     changed: list[ShardRead] = []
     for _ in range(_TRIES):
-        held: list[MappedShard] = []
+        held: list[HeldShard] = []
         try:
             for read in reads:
                 held.append(read.files.hold(read.shard, read.starts, read.num_bytes))
@@ -296,10 +323,12 @@ def read_shards(reads: Sequence[ShardRead], copy: Callable[[list[Bytes]], T]) ->
             changed = [reads[len(held)]]
         else:
             try:
-                result = copy([mapped.data for mapped in held])
+                result = copy([each.mapped.data for each in held])
             except MemoryError as error:
                 raise read_error(reads[0].files.path(reads[0].shard), error) from None
-            changed = [read for read, mapped in zip(reads, held, strict=True) if not read.files.is_unchanged(mapped)]
+            changed = [
+                read for read, each in zip(reads, held, strict=True) if not read.files.is_unchanged(read.shard, each)
+            ]
             if not changed:
                 return result
         for read in changed:
@@ -308,7 +337,3 @@ def read_shards(reads: Sequence[ShardRead], copy: Callable[[list[Bytes]], T]) ->
         f"{changed[0].files.path(changed[0].shard)}: was changed during each of {_TRIES} reads; do not write to the "
         "files of a dataset"
     )
-
-
-def _drop_maps(cache: MapCache, owner: int) -> None:
-    cache.drop(lambda key: key[0] == owner)

@@ -2,8 +2,9 @@
 
 Opening reads the file once, in order. Every byte goes into the hash that is compared with the expected one. What is
 parsed at opening is kept in memory for that long; of the large column, which would take 62 MB for 100,000 shards, only
-a hash of each row group's bytes is kept. When such a row group is read later, its bytes must have that hash. Nothing is
-parsed that was not hashed before: the same bytes are, not those of a second read.
+a hash of each row group's bytes is kept. When such a row group is read later, its bytes must have that hash. What is
+parsed is what was hashed, never the bytes of a second read. The footer, which says where the columns are, is parsed
+before the hash of the file is compared; all else after.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ class TableFile:
 
     def read_large_column(self, group: int) -> pa.ChunkedArray:
         """The large column of one row group. Raises DamagedDataError where its bytes are not those of the opening."""
+        return self._folder.retry_restored(lambda: self._read_large_column(group))
+
+    def _read_large_column(self, group: int) -> pa.ChunkedArray:
         start, end, expected = self._ranges[group]
         part = _FileBytes(self._num_bytes)
         with self._folder.open(self._name) as file, read_errors(self._path):

@@ -21,7 +21,8 @@ from tst_data.contract.batch import BatchHeader, WindowBatch, checksum
 from tst_data.contract.description import PhaseDescription, RunDescription
 from tst_data.contract.shares import share_of_rank
 from tst_data.dataset.folder import DatasetFolder
-from tst_data.dataset.shard_reader import ShardFiles, ShardRead, default_map_cache, read_shards
+from tst_data.dataset.map_cache import default_map_cache
+from tst_data.dataset.shard_reader import ShardFiles, ShardRead, read_shards
 from tst_data.dataset.shard_table import PIECE_BYTES
 from tst_data.errors import DamagedDataError, ForeignDataError, InvalidInputError, NotFoundError
 from tst_data.materialized.layout import FORMAT_VERSION, RUN_FILE_NAME, MaterializedRun, MaterializedShard, row_dtype
@@ -62,6 +63,7 @@ def open_materialized(path: str | os.PathLike[str]) -> MaterializedFolder:
     except DamagedDataError as error:
         raise DamagedDataError(f"{file}: {error}; {_AGAIN}") from None
     _check_layout(file, run)
+    folder.recognize_by(RUN_FILE_NAME, text)
     return MaterializedFolder(folder, run)
 
 

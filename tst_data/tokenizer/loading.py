@@ -11,6 +11,7 @@ A folder without a `tokenizer.json` that has a `tokenizer.model` is read with se
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tst_data.tokenizer.byte_tokenizer import ByteTokenizer
 from tst_data.tokenizer.json_tokenizer import JSONTokenizer
 from tst_data.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
-__all__ = ["load_saved_tokenizer", "load_tokenizer", "split_training_size"]
+__all__ = ["load_saved_tokenizer", "load_tokenizer", "parse_saved_tokenizer", "split_training_size"]
 
 _TRAIN_PREFIX = "train:"
 
@@ -65,22 +66,30 @@ def load_tokenizer(specification: str, end_of_text: str | None = None) -> Tokeni
 
 def load_saved_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer that `Tokenizer.save` wrote into a dataset folder. Raises NotFoundError where there is none."""
+    names = [name for name in (TOKENIZER_NAME, MODEL_NAME, CONFIG_NAME) if (Path(folder) / name).is_file()]
+    return parse_saved_tokenizer(folder, {name: _read(Path(folder) / name) for name in names})
+
+
+def parse_saved_tokenizer(folder: str | Path, files: Mapping[str, bytes]) -> Tokenizer:
+    """The same, of the bytes of these files of the folder, by name."""
     folder = Path(folder)
-    file = _file_in(folder)
-    if file is None or not (folder / CONFIG_NAME).is_file():
+    name_of_file = next((name for name in (TOKENIZER_NAME, MODEL_NAME) if name in files), None)
+    if name_of_file is None or CONFIG_NAME not in files:
         raise NotFoundError(
             f"{folder}: holds no tokenizer ({TOKENIZER_NAME} or {MODEL_NAME}, and {CONFIG_NAME}); give a dataset that "
             "`tst-data convert` made"
         )
-    config = _read_json(folder / CONFIG_NAME)
+    config = _parse_json(files[CONFIG_NAME], folder / CONFIG_NAME)
     about = config.get("tst_data", {}) if isinstance(config, dict) else {}
     if about.get("kind") == ByteTokenizer.kind:
         return ByteTokenizer()
     name, kind = str(about.get("name", folder.name)), str(about.get("kind", "huggingface"))
     end_of_text = _end_of_text_of_config(config)
-    if file.name == MODEL_NAME:
-        return SentencePieceTokenizer(_read(file), name=name, end_of_text=end_of_text)
-    return JSONTokenizer(_read_json(file), name=name, kind=kind, end_of_text=end_of_text)
+    data = files[name_of_file]
+    if name_of_file == MODEL_NAME:
+        return SentencePieceTokenizer(data, name=name, end_of_text=end_of_text)
+    definition = _parse_json(data, folder / name_of_file)
+    return JSONTokenizer(definition, name=name, kind=kind, end_of_text=end_of_text)
 
 
 def _find_file(specification: str) -> Path | None:
@@ -156,8 +165,12 @@ def _fetch_from_hub(name: str) -> Path:
 
 
 def _read_json(path: Path) -> Any:
+    return _parse_json(_read(path), path)
+
+
+def _parse_json(data: bytes, path: Path) -> Any:
     try:
-        return json.loads(_read(path))
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"tokenizer {path}: is not JSON ({error}); give another file") from error
 
