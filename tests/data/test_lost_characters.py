@@ -12,7 +12,8 @@ from tests.support.conversion import CommandLine, check_refused, documents_of, h
 from tests.support.tokenizers import FAMILIES, definition_of, load
 from tst_data.commands.convert import parse_lost_share
 from tst_data.conversion import lost_characters
-from tst_data.conversion.lost_characters import CountFile
+from tst_data.conversion.lost_characters import CharacterCounts, CountFile, refuse_lost_characters
+from tst_data.conversion.request import Conversion
 from tst_data.dataset.manifest import load_manifest
 from tst_data.dataset.writer import DatasetWriter
 from tst_data.errors import InvalidInputError
@@ -51,6 +52,29 @@ def test_added_tokens_keep_their_ids_where_skipped_characters_are_counted() -> N
     encoded, lost = load(definition).encode_and_count(["<user>hxe", "<user>he", "<control>"])
     assert [ids.tolist() for ids in encoded] == [[4, 2], [4, 2], []]
     assert lost == [1, 0, 9]
+
+
+@pytest.mark.parametrize("trained", [["</s>"], ["</s>", "é"]])
+def test_an_added_token_is_not_found_by_counting(trained: list[str]) -> None:
+    """The normalizer makes it of a text only after added tokens were looked for; the library skips it then."""
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    library = Tokenizer(models.BPE())
+    library.normalizer = normalizers.Lowercase()
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=trained, show_progress=False)
+    library.train_from_iterator(["hello world this is a text of small letters"] * 10, trainer)
+    library.add_tokens([AddedToken("é", normalized=False), AddedToken("☃", single_word=True)])
+    texts = ["É", "helloÉ", "a☃b", "é ☃", "hello world", "日é", "hello</s>", ""]
+    tokenizer = load(json.loads(library.to_str()))
+    library.encode_special_tokens = True
+    for chosen in (texts, texts[:3], texts[4:], [texts[5]], [texts[4]], texts):
+        encoded, lost = tokenizer.encode_and_count(chosen)
+        assert [ids.tolist() for ids in encoded] == [library.encode(text).ids for text in chosen]
+        skipped = {"É": 1, "helloÉ": 1, "a☃b": 2, "日é": 1, "hello</s>": 3} | (
+            {"É": 0, "helloÉ": 0} if "é" in trained else {}
+        )
+        assert lost == [skipped.get(text, 0) for text in chosen]
 
 
 def test_a_character_of_several_bytes_is_counted_once() -> None:
@@ -215,6 +239,16 @@ def test_counts_continue_after_the_documents_that_are_written(tmp_path: Path) ->
     third.close()
     with pytest.raises(InvalidInputError, match="holds fewer documents than were converted; convert with --restart"):
         CountFile(path, 5)
+
+
+def test_a_share_of_one_refuses_nothing() -> None:
+    everything = Conversion(sources=("a",), tokenizer="m", max_lost=1.0)
+    counts = [CharacterCounts(10, 150)]
+    refuse_lost_characters(everything, counts, example="a: row 1", at_end=True, can_resume=False)
+    with pytest.raises(InvalidInputError, match=r"expected at most 99%"):
+        refuse_lost_characters(
+            everything.model_copy(update={"max_lost": 0.99}), counts, example="a", at_end=True, can_resume=False
+        )
 
 
 def test_the_largest_share_of_lost_characters_is_read() -> None:

@@ -75,6 +75,31 @@ def test_unknown_characters_are_counted(tokenizer: SentencePieceTokenizer, kind:
     assert lost == ([0, 3, 1, 1] if kind == "unigram" else [0, 0, 0, 0])
 
 
+def test_lost_characters_are_those_of_the_text_before_it_is_normalized() -> None:
+    """The normalizer makes several characters of one, and one of several."""
+    tokenizer = SentencePieceTokenizer(sentencepiece_model("unigram"), name="test", end_of_text=None)
+    lost = {
+        "\ufdfa": 1,  # 18 characters
+        "\ufdfa" * 10: 10,
+        "a \ufdfa b": 1,
+        "\u3300 x": 1,  # 4 characters
+        "\xbd": 1,  # 1⁄2, of which only the stroke is unknown
+        "\xbd☃": 2,
+        "a\u0301☃": 3,  # one character
+        "the \u3000☃☃ of  🤖": 3,
+        "\u2460\u2461": 0,
+        "": 0,
+    }
+    assert tokenizer.encode_and_count(list(lost))[1] == list(lost.values())
+
+
+@settings(max_examples=60)
+@given(texts=st.lists(st.text(max_size=20), max_size=4))
+def test_never_more_characters_are_lost_than_there_are(texts: list[str], tokenizer: SentencePieceTokenizer) -> None:
+    for text, lost in zip(texts, tokenizer.encode_and_count(texts)[1], strict=True):
+        assert 0 <= lost <= len(text)
+
+
 @pytest.mark.slow
 def test_every_code_point_and_a_megabyte_of_spaces(tokenizer: SentencePieceTokenizer, library: Any) -> None:
     points = [chr(point) for point in range(0x10000) if not 0xD800 <= point < 0xE000]

@@ -168,3 +168,40 @@ def test_dropout_is_left_out() -> None:
     assert tokenizer.definition()["model"]["dropout"] is None
     plain["model"]["dropout"] = 0.0  # means the same, and its hash stays what it was
     assert load(plain).hash != tokenizer.hash
+
+
+@pytest.mark.parametrize("marked", [["<0x0A>"], [f"<0x{value:02X}>" for value in range(256)]])
+def test_byte_pieces_that_are_marked_as_special_are_still_bytes(marked: list[str]) -> None:
+    definition = definition_of("byte_fallback")
+    plain = load(definition)
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    vocabulary = definition["model"]["vocab"]
+    definition["added_tokens"] += [{**flags, "id": vocabulary[piece], "content": piece} for piece in marked]
+    tokenizer = load(definition)
+    texts = ["the\n\nof", "žж\n日本", "\x00"]
+    packed = pack(tokenizer, texts, np.dtype(np.uint16))
+    assert packed.tokens.tolist() == pack(plain, texts, np.dtype(np.uint16)).tokens.tolist()
+    assert packed.lost == [0, 0, 0]
+    assert tokenizer.reserved_ids == plain.reserved_ids
+    assert tokenizer.decode(packed.tokens[: packed.lengths[0] - 1]) == texts[0]
+    with pytest.raises(InvalidInputError, match=r"'<0x0A>' stands for a byte, so a text can hold it; name another"):
+        load(definition, "<0x0A>")
+
+
+def test_the_name_of_a_byte_piece_gives_at_most_that_byte() -> None:
+    """A BPE with byte fallback reaches no piece that merges do not make; a Unigram takes every entry that it finds."""
+    definition = definition_of("byte_fallback")
+    tokenizer = load(definition)
+    assert definition["model"]["vocab"]["<0x0A>"] not in tokenizer.encode_batch(["<0x0A>", "a<0x0A>b"])[0]
+    unigram = definition_of("unigram")
+    model = unigram["model"]
+    model["vocab"] += [[f"<0x{value:02X}>", -20.0] for value in range(256)]
+    model["byte_fallback"] = True
+    for token in unigram["added_tokens"]:  # after the entries of the model
+        if token["content"] in (CONTROL, USER_DEFINED):
+            token["id"] += 256
+    tokenizer = load(unigram)
+    names = [entry[0] for entry in model["vocab"]]
+    (ids,) = tokenizer.encode_batch(["<0x0A>"])
+    assert names.index("<0x0A>") in ids
+    assert not tokenizer.reserved_ids & {names.index(f"<0x{value:02X}>") for value in range(256)}

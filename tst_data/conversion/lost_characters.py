@@ -34,7 +34,8 @@ class CharacterCounts:
 
     @property
     def share(self) -> float:
-        return self.lost / self.characters if self.characters else 0.0
+        """Lost characters of all; at most 1, so that a `max_lost` of 1 never refuses."""
+        return min(1.0, self.lost / self.characters) if self.characters else 0.0
 
     def add(self, characters: int, lost: int) -> None:
         self.characters += characters

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tst_data.durable_files import write_atomically
+from tst_data.tokenizer.configured_tokens import SPECIAL_KEY
 
 __all__ = ["CONFIG_NAME", "MODEL_NAME", "TOKENIZER_NAME", "DefinedTokenizer", "Tokenizer", "json_file"]
 
@@ -35,12 +36,14 @@ class Tokenizer(ABC):
     library: str | None
     """Name and version of the library that encodes, such as 'tokenizers 0.22.2'; None where none is needed."""
     hash: str
-    """sha256 of the definition and of the end-of-text id: 64 hex digits."""
+    """sha256 of the definition, the end-of-text id, and `configured_special` if there are any: 64 hex digits."""
     vocabulary_size: int
     """Highest id + 1, added tokens included."""
     end_of_text: str
     """The end-of-text token as `decode` writes it."""
     end_of_text_id: int
+    configured_special: frozenset[str] = frozenset()
+    """The tokens of the vocabulary that are special only because the files beside the definition say so."""
 
     @property
     @abstractmethod
@@ -67,6 +70,13 @@ class Tokenizer(ABC):
     def files(self) -> dict[str, bytes]:
         """The files that `load_saved_tokenizer` needs, by name. Each name begins with "tokenizer"."""
 
+    def _config(self, **keys: Any) -> bytes:
+        """A `tokenizer_config.json` with these keys, and with `configured_special` for transformers and for us."""
+        config = keys | {"tst_data": {"name": self.name, "kind": self.kind}}
+        if self.configured_special:
+            config[SPECIAL_KEY] = sorted(self.configured_special)
+        return json_file(config)
+
     def save(self, folder: Path) -> None:
         """Write `files` into a folder."""
         for name, content in self.files().items():
@@ -81,13 +91,10 @@ class DefinedTokenizer(Tokenizer):
         """The content of `tokenizer.json`."""
 
     def files(self) -> dict[str, bytes]:
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": self.end_of_text,
-            "clean_up_tokenization_spaces": False,
-            "tst_data": {"name": self.name, "kind": self.kind},
-        }
-        return {TOKENIZER_NAME: json_file(self.definition()), CONFIG_NAME: json_file(config)}
+        config = self._config(
+            tokenizer_class="PreTrainedTokenizerFast", eos_token=self.end_of_text, clean_up_tokenization_spaces=False
+        )
+        return {TOKENIZER_NAME: json_file(self.definition()), CONFIG_NAME: config}
 
 
 def json_file(content: Any) -> bytes:

@@ -11,18 +11,27 @@ A folder without a `tokenizer.json` that has a `tokenizer.model` is read with se
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tst_data.errors import InvalidInputError, NotFoundError, UnavailableError
+from tst_data.given_files import read_small_file
 from tst_data.stores.hub import hub_is_reachable
 from tst_data.tokenizer.base import CONFIG_NAME, MODEL_NAME, TOKENIZER_NAME, Tokenizer
 from tst_data.tokenizer.byte_tokenizer import ByteTokenizer
+from tst_data.tokenizer.configured_tokens import end_of_text_of, special_tokens_of
 from tst_data.tokenizer.json_tokenizer import JSONTokenizer
 from tst_data.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
 __all__ = ["load_saved_tokenizer", "load_tokenizer", "parse_saved_tokenizer", "split_training_size"]
+
+SPECIAL_TOKENS_NAME = "special_tokens_map.json"
+"""A file beside a given tokenizer. In a dataset everything is in CONFIG_NAME."""
+
+MAX_FILE_BYTES = 1 << 30
+"""The largest file of a tokenizer that is read; with a million entries and their merges it has about 0.1 GB."""
 
 _TRAIN_PREFIX = "train:"
 
@@ -44,24 +53,27 @@ def load_tokenizer(specification: str, end_of_text: str | None = None) -> Tokeni
     """The tokenizer that `--tokenizer` names: a file, a folder, a Hub name, or `bytes`.
 
     `end_of_text` names the end-of-text token. Without it, the tokenizer's configuration or model names it, or it is
-    found among the usual names. Raises NotFoundError, InvalidInputError or UnavailableError.
+    found among the usual names. What the files beside the tokenizer call special is special, whatever `end_of_text`
+    says. Raises NotFoundError, InvalidInputError or UnavailableError.
     """
     if specification == "bytes":
         if end_of_text is not None:
             raise InvalidInputError("tokenizer bytes: its end-of-text token is fixed; leave --end-of-text out")
         return ByteTokenizer()
     file = _find_file(specification)
+    folder = file.parent if file is not None else Path(specification)
+    config = _read_json_if_any(folder / CONFIG_NAME)
+    special = special_tokens_of(config, _read_json_if_any(folder / SPECIAL_TOKENS_NAME))
     if file is not None and file.suffix == ".model":
-        return SentencePieceTokenizer(_read(file), name=specification, end_of_text=end_of_text)
+        return SentencePieceTokenizer(_read(file), name=specification, end_of_text=end_of_text, special=special)
     definition = _read_json(file) if file is not None else _convert_with_transformers(specification)
     if not isinstance(definition, dict) or "model" not in definition:
         raise InvalidInputError(
             f"tokenizer {specification}: is not a tokenizer.json (it has no 'model'); give another file"
         )
-    config = (file.parent if file is not None else Path(specification)) / CONFIG_NAME
-    if end_of_text is None and config.is_file():
-        end_of_text = _end_of_text_of_config(_read_json(config))
-    return JSONTokenizer(definition, name=specification, kind="huggingface", end_of_text=end_of_text)
+    if end_of_text is None:
+        end_of_text = end_of_text_of(config)
+    return JSONTokenizer(definition, name=specification, kind="huggingface", end_of_text=end_of_text, special=special)
 
 
 def load_saved_tokenizer(folder: str | Path) -> Tokenizer:
@@ -84,20 +96,18 @@ def parse_saved_tokenizer(folder: str | Path, files: Mapping[str, bytes]) -> Tok
     if about.get("kind") == ByteTokenizer.kind:
         return ByteTokenizer()
     name, kind = str(about.get("name", folder.name)), str(about.get("kind", "huggingface"))
-    end_of_text = _end_of_text_of_config(config)
+    end_of_text, special = end_of_text_of(config), special_tokens_of(config)
     data = files[name_of_file]
     if name_of_file == MODEL_NAME:
-        return SentencePieceTokenizer(data, name=name, end_of_text=end_of_text)
+        return SentencePieceTokenizer(data, name=name, end_of_text=end_of_text, special=special)
     definition = _parse_json(data, folder / name_of_file)
-    return JSONTokenizer(definition, name=name, kind=kind, end_of_text=end_of_text)
+    return JSONTokenizer(definition, name=name, kind=kind, end_of_text=end_of_text, special=special)
 
 
 def _find_file(specification: str) -> Path | None:
     """The tokenizer.json or model file that is meant, None for a folder that only transformers can read."""
     path = Path(specification)
-    if path.is_file():
-        return path
-    if path.is_dir():
+    if os.path.isdir(path):
         file = _file_in(path)
         models = sorted(entry.name for entry in path.iterdir() if entry.suffix in {".model", ".spm"})
         if file is None and models:
@@ -106,19 +116,15 @@ def _find_file(specification: str) -> Path | None:
                 f"give {models[0]} itself to take those, or a folder with a {TOKENIZER_NAME}"
             )
         return file
+    if os.path.exists(path):
+        return path
     if specification.endswith((".json", ".model")) or specification.startswith(("/", ".", "~")) or not specification:
         raise NotFoundError(f"tokenizer {specification}: no such file or folder; check the path")
     return _fetch_from_hub(specification)
 
 
 def _file_in(folder: Path) -> Path | None:
-    return next((folder / name for name in (TOKENIZER_NAME, MODEL_NAME) if (folder / name).is_file()), None)
-
-
-def _end_of_text_of_config(config: Any) -> str | None:
-    token = config.get("eos_token") if isinstance(config, dict) else None
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else None
+    return next((folder / name for name in (TOKENIZER_NAME, MODEL_NAME) if os.path.exists(folder / name)), None)
 
 
 def _convert_with_transformers(folder: str) -> Any:
@@ -156,12 +162,17 @@ def _fetch_from_hub(name: str) -> Path:
         if file is None:
             raise FileNotFoundError(f"{name} has neither {TOKENIZER_NAME} nor {MODEL_NAME}")
         fetched(CONFIG_NAME)
+        fetched(SPECIAL_TOKENS_NAME)
     except Exception as error:  # wrong names, missing repositories, network and proxy errors
         raise UnavailableError(
             f"tokenizer {name}: no such file or folder, and it cannot be fetched from the Hugging Face Hub "
             f"({type(error).__name__}); give a tokenizer.json, a folder, bytes or train:SIZE"
         ) from error
     return file
+
+
+def _read_json_if_any(path: Path) -> Any:
+    return _read_json(path) if os.path.exists(path) else None
 
 
 def _read_json(path: Path) -> Any:
@@ -176,7 +187,5 @@ def _parse_json(data: bytes, path: Path) -> Any:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidInputError(f"tokenizer {path}: cannot be read ({error.strerror}); make it readable") from error
+    wanted = "a tokenizer.json or a model of sentencepiece"
+    return read_small_file(path, place=f"tokenizer {path}", wanted=wanted, limit=MAX_FILE_BYTES)

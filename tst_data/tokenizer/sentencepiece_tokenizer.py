@@ -5,15 +5,18 @@ strings with Llama-2's, 12 with T5's). So the library that made the model encode
 file's bytes.
 
 The library finds user-defined symbols in a text, which is what they are for, and never control symbols such as `</s>`.
-An end-of-text token that is not a control symbol is made one in the copy that encodes, so that no text can give it.
-Sampling is off.
+The end-of-text token and the pieces that the files beside the model call special are made control symbols in the copy
+that encodes, so that no text can give them. Sampling is off.
+
+Lost characters are those of the text under pieces that became unknown. Their offsets say which; a text with unknown
+pieces is encoded a second time for them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence, Set
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -22,23 +25,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tst_data.errors import InvalidInputError
-from tst_data.tokenizer.base import CONFIG_NAME, MODEL_NAME, Tokenizer, json_file
+from tst_data.tokenizer.base import CONFIG_NAME, MODEL_NAME, Tokenizer
+from tst_data.tokenizer.sentencepiece_messages import as_control_symbols, spans_of_pieces
 
 __all__ = ["SentencePieceTokenizer"]
-
-_CONTROL = 3
-"""Of the type of a piece: normal 1, unknown 2, control 3, user-defined 4, unused 5, byte 6."""
 
 
 class SentencePieceTokenizer(Tokenizer):
     """`end_of_text` names the end-of-text token; with None it is the one of the model.
 
-    Raises InvalidInputError where the library cannot read the model, or where there is no such token.
+    `special` names pieces that are special whatever the model says, except the unknown piece and bytes, which texts
+    need. Raises InvalidInputError where the library cannot read the model, or where there is no such token.
     """
 
     kind = "sentencepiece"
 
-    def __init__(self, model: bytes, *, name: str, end_of_text: str | None) -> None:
+    def __init__(self, model: bytes, *, name: str, end_of_text: str | None, special: Set[str] = frozenset()) -> None:
         import sentencepiece
 
         self.name = name
@@ -48,11 +50,15 @@ class SentencePieceTokenizer(Tokenizer):
         self.vocabulary_size = self._decoder.get_piece_size()
         self.end_of_text_id = self._find_end_of_text(end_of_text)
         self.end_of_text = self._decoder.id_to_piece(self.end_of_text_id)
-        identity = {
+        self._made_special = self._find_special(special) if special - {self.end_of_text} else frozenset()
+        self.configured_special = frozenset(map(self._decoder.id_to_piece, self._made_special))
+        identity: dict[str, Any] = {
             "end_of_text_id": self.end_of_text_id,
             "kind": self.kind,
             "model": hashlib.sha256(model).hexdigest(),
         }
+        if self._made_special:
+            identity["special"] = sorted(self._made_special)
         self.hash = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def encode_and_count(self, texts: Sequence[str]) -> tuple[list[NDArray[np.uint32]], list[int]]:
@@ -61,8 +67,9 @@ class SentencePieceTokenizer(Tokenizer):
         lost = [0] * len(texts)
         for index, text in enumerate(texts):
             if (encoded[index] == unknown_id).any():
-                pieces = self._encoder.encode(text, out_type=str)  # an unknown piece is written as its characters
-                lost[index] = sum(len(pieces[place]) for place in np.flatnonzero(encoded[index] == unknown_id))
+                offsets = self._encoder.encode(text, out_type="serialized_proto")
+                places = np.flatnonzero(encoded[index] == unknown_id).tolist()
+                lost[index] = _characters_covered(text.encode(), spans_of_pieces(offsets, places))
         return encoded, lost
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -74,19 +81,30 @@ class SentencePieceTokenizer(Tokenizer):
         return text
 
     def files(self) -> dict[str, bytes]:
-        config = {"eos_token": self.end_of_text, "tst_data": {"name": self.name, "kind": self.kind}}
-        return {MODEL_NAME: self._model, CONFIG_NAME: json_file(config)}
+        return {MODEL_NAME: self._model, CONFIG_NAME: self._config(eos_token=self.end_of_text)}
 
     @cached_property
     def reserved_ids(self) -> frozenset[int]:
         control = (token for token in range(self.vocabulary_size) if self._decoder.is_control(token))
-        return frozenset((*control, self.end_of_text_id))
+        return frozenset((*control, *self._made_special, self.end_of_text_id))
 
     @cached_property
     def _encoder(self) -> Any:
-        if self._decoder.is_control(self.end_of_text_id):
+        changed = {*self._made_special, self.end_of_text_id}
+        if all(map(self._decoder.is_control, changed)):
             return self._decoder
-        return _load(_as_control_symbol(self._model, self.end_of_text_id), self.name)
+        return _load(as_control_symbols(self._model, changed), self.name)
+
+    def _find_special(self, names: Set[str]) -> frozenset[int]:
+        """The pieces with these names that are not special in the model, and that no text needs."""
+        model = self._decoder
+        named = (token for token in range(self.vocabulary_size) if model.id_to_piece(token) in names)
+        return frozenset(
+            token
+            for token in named
+            if token != self.end_of_text_id
+            and not (model.is_control(token) or model.is_unknown(token) or model.is_byte(token))
+        )
 
     def _find_end_of_text(self, wanted: str | None) -> int:
         if wanted is None:
@@ -126,61 +144,10 @@ def _load(model: bytes, name: str) -> Any:
     return processor
 
 
-def _as_control_symbol(model: bytes, piece: int) -> bytes:
-    """The model with one piece made a control symbol.
-
-    A model is a protocol buffer. Its field 1, repeated, is a piece, and field 3 of a piece is its type; of a field that
-    appears twice the last value counts.
-    """
-    changed = bytearray()
-    number = 0
-    for field, start, content, end in _fields(model):
-        if field == 1:
-            if number == piece:
-                body = model[content:end] + bytes((3 << 3, _CONTROL))
-                changed += model[start : start + 1] + _varint(len(body)) + body
-                number += 1
-                continue
-            number += 1
-        changed += model[start:end]
-    return bytes(changed)
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """(number of the field, its start, the start of its content, its end) of each field of a protocol buffer."""
-    place = 0
-    while place < len(message):
-        start = place
-        tag, place = _read_varint(message, place)
-        content = place
-        match tag & 7:
-            case 0:
-                _, place = _read_varint(message, place)
-            case 1:
-                place += 8
-            case 2:
-                length, content = _read_varint(message, place)
-                place = content + length
-            case _:
-                place += 4
-        yield tag >> 3, start, content, place
-
-
-def _read_varint(message: bytes, place: int) -> tuple[int, int]:
-    """(the number at a place, the place after it); seven bits a byte, the lowest first."""
-    value = shift = 0
-    while True:
-        byte = message[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, place
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes((*encoded, value))
+def _characters_covered(text: bytes, spans: Iterable[tuple[int, int]]) -> int:
+    """Characters of a text that spans cover, each counted once; an empty span covers the character at its place."""
+    is_covered = np.zeros(len(text), np.bool_)
+    for begin, end in spans:
+        is_covered[begin : max(end, begin + 1)] = True
+    is_first_byte = np.frombuffer(text, np.uint8) & 0xC0 != 0x80
+    return int(np.count_nonzero(is_covered & is_first_byte))

@@ -19,6 +19,7 @@ from typing import Any
 from tst_data.tokenizer.byte_tokenizer import byte_level_characters
 
 __all__ = [
+    "byte_pieces",
     "is_lossless",
     "needs_other_names",
     "new_prefix",
@@ -45,15 +46,18 @@ def new_prefix() -> str:
     return f"\U0010fffe{secrets.token_hex(16)}"
 
 
-def special_tokens(definition: Mapping[str, Any], end_of_text: str) -> frozenset[str]:
+def special_tokens(
+    definition: Mapping[str, Any], end_of_text: str, configured: Set[str] = frozenset()
+) -> frozenset[str]:
     """The tokens that a text may not give: it spells them, and gets the tokens of their characters.
 
-    They are end-of-text, the added tokens marked as special, those that the post-processor inserts, the unknown token,
-    and the usual names of special tokens if they are in the vocabulary and neither made by a merge nor declared as an
-    ordinary added token. An ordinary added token is meant to be found in the text.
+    They are end-of-text, the `configured` ones, the added tokens marked as special, those that the post-processor
+    inserts, the unknown token, and the usual names of special tokens if they are in the vocabulary and neither made by
+    a merge nor declared as an ordinary added token. An ordinary added token is meant to be found in the text. Byte
+    pieces are never special, marked or not: texts need them.
     """
     model, added = definition["model"], definition.get("added_tokens") or []
-    special = {end_of_text, *(token["content"] for token in added if token.get("special"))}
+    special = {end_of_text, *configured, *(token["content"] for token in added if token.get("special"))}
     special.update(_inserted(definition.get("post_processor") or {}))
     unknown = unknown_token(model)
     if unknown is not None:
@@ -62,7 +66,7 @@ def special_tokens(definition: Mapping[str, Any], end_of_text: str) -> frozenset
     usual -= {token["content"] for token in added}
     if usual:
         usual -= {_product(pair, model) for pair in _merges(model)}
-    return frozenset(special | usual)
+    return frozenset((special | usual) - byte_pieces(model))
 
 
 def unknown_token(model: Mapping[str, Any]) -> str | None:
@@ -72,6 +76,13 @@ def unknown_token(model: Mapping[str, Any]) -> str | None:
         return str(vocabulary[number][0]) if isinstance(number, int) and 0 <= number < len(vocabulary) else None
     token = model.get("unk_token")
     return token if isinstance(token, str) and token in model["vocab"] else None
+
+
+def byte_pieces(model: Mapping[str, Any]) -> frozenset[str]:
+    """The names by which a model with byte fallback looks up bytes, such as `<0x0A>`; none for any other model."""
+    if model.get("byte_fallback") and (_is_unigram(model) or "merges" in model):
+        return frozenset(f"<0x{value:02X}>" for value in range(256))
+    return frozenset()
 
 
 def needs_other_names(definition: Mapping[str, Any], special: Set[str]) -> bool:
@@ -125,7 +136,7 @@ def is_lossless(working: Mapping[str, Any]) -> bool:
     """Whether the model has a token for every text: it knows each byte, as a character or as `<0x0A>`."""
     model = working["model"]
     entries = set(_entries(model))
-    if model.get("byte_fallback") and (_is_unigram(model) or "merges" in model):
+    if byte_pieces(model):
         return entries.issuperset(f"<0x{value:02X}>" for value in _BYTES_OF_UTF8)
     decorated = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
     if "merges" not in model or decorated or not _ends_with_bytes(working):
@@ -134,14 +145,11 @@ def is_lossless(working: Mapping[str, Any]) -> bool:
     return entries.issuperset(characters[value] for value in _BYTES_OF_UTF8)
 
 
-def with_unknown_token(working: Mapping[str, Any], vocabulary: Mapping[str, int], name: str) -> dict[str, Any]:
-    """A copy of a BPE without an unknown token, which shows the characters that the BPE skips.
-
-    `name` gets the first id after the vocabulary (all names and ids, added tokens included). The library numbers added
-    tokens after the entries of the model, so they become entries here and keep their ids.
-    """
-    entries = {**vocabulary, name: max(vocabulary.values()) + 1}
-    return {**working, "model": {**working["model"], "vocab": entries, "unk_token": name, "fuse_unk": False}}
+def with_unknown_token(working: Mapping[str, Any], name: str, number: int) -> dict[str, Any]:
+    """A copy of a BPE without an unknown token, which shows the characters that the BPE skips by an entry more."""
+    model = working["model"]
+    entries = {**model["vocab"], name: number}
+    return {**working, "model": {**model, "vocab": entries, "unk_token": name, "fuse_unk": False}}
 
 
 def _is_unigram(model: Mapping[str, Any]) -> bool:
