@@ -97,10 +97,10 @@ class Metrics:
             "tst_scrub_pieces", "Pieces of 1 MiB that were read again in the background.", ("run",), **shared
         )
         self.scrub_damaged = Counter(
-            "tst_scrub_damaged_pieces", "Pieces of these that are not what was written.", ("run",), **shared
+            "tst_scrub_damaged_pieces", "Pieces that are missing or not what was written.", ("run",), **shared
         )
         self.scrub_unreadable = Counter(
-            "tst_scrub_unreadable_pieces", "Pieces of these that could not be read.", ("run",), **shared
+            "tst_scrub_unreadable_pieces", "Pieces that could not be read now.", ("run",), **shared
         )
 
     @contextmanager

@@ -1,12 +1,13 @@
 """Scrub: read all pieces again, slowly and in the background, to find data that decayed after it was verified.
 
-Serving verifies a piece when it is first read. Whatever happens to the disk later is found here, at a share of all
+Serving verifies a piece when it is first read. What decays on the disk later is found here, at a share of all
 pieces in an hour: 0.01 reads everything once in 100 hours, which for 4 TB is 11 MB a second. Shards come in random
 order. Of each shard a worker process takes every m-th piece, where m is the number of workers, so the work is done once
 for a server; a worker that is replaced begins with another order.
 
 A damaged piece is logged and counted, and verified again before its next use, so requests for it get a problem and no
-tokens. The other workers learn of it from a file in the server's own folder, which they read every second.
+tokens. The other workers learn of it from a file in the server's own folder, which they read every second, also a
+worker that has no piece to read because there are fewer pieces than workers.
 
 It has one thread, which mostly sleeps. Reading and hashing release the interpreter's lock.
 """
@@ -41,14 +42,12 @@ class _Scrubbed(NamedTuple):
 
     run: str
     dataset: Dataset
-    disk: DiskCheck
 
 
 class _Piece(NamedTuple):
     of: _Scrubbed
     shard: int
     piece: int
-    expected: int
 
 
 class Scrub:
@@ -61,10 +60,14 @@ class Scrub:
         self._worker, self._workers = worker, workers
         self._all = [(run.name, dataset) for run in registry for dataset in run.plan.datasets]
         distinct = {dataset.path: (run, dataset) for run, dataset in reversed(self._all)}
-        self._scrubbed = [_Scrubbed(run, dataset, dataset.disk_check()) for run, dataset in distinct.values()]
+        self._scrubbed = [_Scrubbed(run, dataset) for run, dataset in distinct.values()]
         pieces_per_hour = share_per_hour * sum(of.dataset.num_pieces for of in self._scrubbed)
         self._seconds = 3600 * workers / pieces_per_hour if pieces_per_hour else float("inf")
+        self._disk = DiskCheck()
+        self._without_table: set[Path] = set()
+        """Datasets whose table could not be read in this pass over all pieces."""
         folder = os.environ.get(FOLDER_VARIABLE)
+        self._next_notices = 0.0
         self._notices = _Notices(Path(folder) / NOTICES_NAME) if folder else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="scrub", daemon=True)
@@ -85,38 +88,63 @@ class Scrub:
 
     def _work(self) -> None:
         due = time.monotonic() + self._seconds * float(np.random.default_rng().random())
-        for piece in self._walk():
-            while (left := due - time.monotonic()) > 0:
-                if self._stop.wait(min(left, POLL_SECONDS)):
+        while not self._stop.is_set():
+            has_pieces = False
+            self._without_table.clear()
+            for piece in self._walk():
+                if not self._wait(due):
                     return
+                self._check(piece)
+                has_pieces = True
+                due = max(due + self._seconds, time.monotonic())  # never faster, to catch up after a slow read
+            if not has_pieces:  # fewer pieces than workers: this one only learns of what the others find
+                self._wait(time.monotonic() + POLL_SECONDS)
+
+    def _wait(self, due: float) -> bool:
+        """Wait until then, and read the notices every second -> False if this is to stop."""
+        while True:
+            now = time.monotonic()
+            if now >= self._next_notices:
                 self._read_notices()
-            if self._stop.is_set():
-                return
-            self._check(piece)
-            due = max(due + self._seconds, time.monotonic())  # never faster, to catch up after a slow read
+                self._next_notices = now + POLL_SECONDS
+            if self._stop.wait(max(0.0, min(due, self._next_notices) - now)):
+                return False
+            if time.monotonic() >= due:
+                return True
 
     def _walk(self) -> Iterator[_Piece]:
-        """This worker's pieces, for ever: shards in random order, another one each time."""
+        """This worker's pieces, each once: shards in random order, another one each time."""
         ends = np.cumsum([of.dataset.num_shards for of in self._scrubbed])
-        while True:
-            for index in np.random.default_rng().permutation(int(ends[-1])):
-                number = int(np.searchsorted(ends, index, side="right"))
-                of = self._scrubbed[number]
-                shard = int(index - ends[number]) + of.dataset.num_shards
-                try:
-                    hashes = of.dataset.pieces(shard).tolist()
-                except TSTError as error:
-                    self._report(of, error)
-                    if self._stop.wait(POLL_SECONDS):
-                        return
-                    continue
-                first = (self._worker - shard) % self._workers  # small shards: not always the same worker
-                for piece in range(first, len(hashes), self._workers):
-                    yield _Piece(of, shard, piece, hashes[piece])
+        for index in np.random.default_rng().permutation(int(ends[-1])):
+            number = int(np.searchsorted(ends, index, side="right"))
+            of = self._scrubbed[number]
+            shard = int(index - ends[number]) + of.dataset.num_shards
+            first = (self._worker - shard) % self._workers  # small shards: not always the same worker
+            for piece in range(first, int(of.dataset.shard_pieces[shard]), self._workers):
+                yield _Piece(of, shard, piece)
 
     def _check(self, piece: _Piece) -> None:
         try:
-            piece.of.disk.check(piece.shard, piece.piece, piece.expected)
+            expected = self._expected(piece)
+            if expected is not None:
+                self._read(piece, expected)
+        except Exception:
+            logger().error("scrub failed", run=piece.of.run, exc_info=True)
+
+    def _expected(self, piece: _Piece) -> int | None:
+        """The piece's hash; None where the table cannot be read, which is reported once for all of its pieces."""
+        try:
+            return int(piece.of.dataset.pieces(piece.shard)[piece.piece])
+        except TSTError as error:
+            if piece.of.dataset.path not in self._without_table:
+                self._without_table.add(piece.of.dataset.path)
+                self._report(piece.of, error)
+            return None
+
+    def _read(self, piece: _Piece, expected: int) -> None:
+        before = self._disk.num_read
+        try:
+            piece.of.dataset.check_on_disk(self._disk, piece.shard, piece.piece, expected)
         except TSTError as error:
             if isinstance(error, DamagedDataError):
                 fingerprint = piece.of.dataset.fingerprint
@@ -124,9 +152,8 @@ class Scrub:
                 if self._notices is not None:
                     self._notices.write(fingerprint, piece.shard, piece.piece)
             self._report(piece.of, error)
-        except Exception:
-            logger().error("scrub failed", run=piece.of.run, exc_info=True)
-        self._metrics.scrubbed.labels(piece.of.run).inc()
+        if self._disk.num_read > before:
+            self._metrics.scrubbed.labels(piece.of.run).inc()
 
     def _report(self, of: _Scrubbed, error: TSTError) -> None:
         damaged = isinstance(error, DamagedDataError)
@@ -153,20 +180,23 @@ class _Notices:
 
     def write(self, fingerprint: str, shard: int, piece: int) -> None:
         try:
-            with self._path.open("ab", buffering=0) as file:  # appended in one write: lines never mix
-                file.write(f"{fingerprint} {shard} {piece}\n".encode())
+            # Appended in one write: lines never mix. The first line feed ends what a full disk left of an earlier one.
+            with self._path.open("ab", buffering=0) as file:
+                file.write(f"\n{fingerprint} {shard} {piece}\n".encode())
         except OSError as error:
             logger().error("scrub cannot tell the other workers", detail=str(error))
 
     def read(self) -> Iterator[tuple[str, int, int]]:
-        """The lines since the last call."""
+        """The lines since the last call. What is not a whole line is skipped."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._read_bytes)
-                lines = file.read()
+                data = file.read()
         except OSError:  # nothing was found yet
             return
-        self._read_bytes += len(lines)
-        for line in lines.decode().splitlines():
-            fingerprint, shard, piece = line.split()
-            yield fingerprint, int(shard), int(piece)
+        whole = data[: data.rfind(b"\n") + 1]  # a line that is just being written is read next time
+        self._read_bytes += len(whole)
+        for line in whole.splitlines():
+            words = line.split()
+            if len(words) == 3 and len(line) < 200 and words[1].isdigit() and words[2].isdigit():
+                yield words[0].decode(errors="replace"), int(words[1]), int(words[2])

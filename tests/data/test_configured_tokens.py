@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.conversion import CommandLine, check_refused, documents_of, write_texts
-from tests.support.tokenizers import USER_DEFINED, definition_of, sentencepiece_model
+from tests.support.tokenizer_shapes import USER_DEFINED, definition_of, sentencepiece_model
 from tst_data.dataset.reader import open_dataset
 from tst_data.errors import InvalidInputError
 from tst_data.tokenizer.loading import load_saved_tokenizer, load_tokenizer

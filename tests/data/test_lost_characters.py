@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.conversion import CommandLine, check_refused, documents_of, hashes_of, write_texts
-from tests.support.tokenizers import FAMILIES, definition_of, load
+from tests.support.tokenizer_shapes import FAMILIES, definition_of, load
 from tst_data.commands.convert import parse_lost_share
 from tst_data.conversion import lost_characters
 from tst_data.conversion.lost_characters import CharacterCounts, CountFile, refuse_lost_characters

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.conversion import CommandLine, check_refused, documents_of, write_texts
-from tests.support.tokenizers import CONTROL, SPECIAL, USER_DEFINED, hard_texts, sentencepiece_model
+from tests.support.tokenizer_shapes import CONTROL, SPECIAL, USER_DEFINED, hard_texts, sentencepiece_model
 from tst_data.conversion.encode_worker import pack
 from tst_data.dataset.reader import open_dataset
 from tst_data.errors import InvalidInputError, UnavailableError

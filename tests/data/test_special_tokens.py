@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.conversion import CommandLine, check_refused, documents_of, write_texts
-from tests.support.tokenizers import CONTROL, FAMILIES, SPECIAL, USER_DEFINED, definition_of, hard_texts, load
+from tests.support.tokenizer_shapes import CONTROL, FAMILIES, SPECIAL, USER_DEFINED, definition_of, hard_texts, load
 from tst_data.conversion.encode_worker import pack
 from tst_data.errors import InvalidInputError
 from tst_data.tokenizer.json_tokenizer import JSONTokenizer

@@ -9,6 +9,7 @@ import errno
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,11 +20,12 @@ import pytest
 
 from service.metrics import FOLDER_VARIABLE, Metrics
 from service.registry import Registry
-from service.scrub import Scrub
+from service.scrub import NOTICES_NAME, Scrub
 from tests.conftest import MakeRun
 from tests.server.conftest import BATCHES
 from tests.support.serving import check_problem, eventually, refused, running
 from tst_data import Dataset, open_dataset
+from tst_data.dataset.disk_check import DiskCheck
 from tst_data.dataset.writer import write_dataset
 from tst_data.errors import DamagedDataError
 
@@ -192,12 +194,13 @@ def test_a_piece_is_read_past_the_page_cache_or_from_it(
     if not direct:
         monkeypatch.setattr("tst_data.dataset.disk_check._DIRECT", 0)
     with open_dataset(folder) as dataset:
-        disk = dataset.disk_check()
+        disk = DiskCheck()
         for shard in range(dataset.num_shards):
-            disk.check(shard, 0, int(dataset.pieces(shard)[0]))
+            dataset.check_on_disk(disk, shard, 0, int(dataset.pieces(shard)[0]))
         decay(folder / "shard.00002.mds")
         with pytest.raises(DamagedDataError, match=r"shard\.00002\.mds: piece 0 "):
-            disk.check(2, 0, int(dataset.pieces(2)[0]))
+            dataset.check_on_disk(disk, 2, 0, int(dataset.pieces(2)[0]))
+        assert disk.num_read == dataset.num_shards + 1
 
 
 @pytest.mark.slow
@@ -231,3 +234,100 @@ def test_a_share_that_cannot_be_is_one_line(folder: Path, make_run: MakeRun, sha
     [line] = outcome.stderr.splitlines()
     assert line.startswith("error: --scrub-per-hour (or TST_SERVE_SCRUB_PER_HOUR): expected ")
     assert words in line
+
+
+def test_a_worker_without_a_piece_waits_and_stops(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are fewer pieces than workers."""
+    write_dataset(tmp_path / "data", [[1, 2, 3] * 1000], vocabulary_size=256, end_of_text_id=255).close()
+    registry = Registry.open([make_run(tmp_path / "data", batch_size=2, sequence_length=8)])
+    workers = [Scrub(registry, Metrics(), share_per_hour=OFTEN, worker=worker, workers=9) for worker in range(9)]
+    [idle, *_] = (scrub for scrub in workers if not list(scrub._walk()))
+    walk, num_walks = idle._walk, 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal num_walks
+        num_walks += 1
+        return walk()
+
+    monkeypatch.setattr(idle, "_walk", counted)
+    idle.start()
+    time.sleep(1.5)
+    assert 1 <= num_walks <= 3
+    idle.close()
+    assert not idle._thread.is_alive()
+    registry.close()
+
+
+def test_notices_that_are_torn_are_skipped(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is written later in full counts then; what a full disk cut off is no notice, whatever it holds."""
+    with monkeypatch.context() as server:
+        server.setenv(FOLDER_VARIABLE, str(tmp_path))
+        scrub = Scrub(registry, Metrics(), share_per_hour=1)
+    dataset, notices = dataset_of(registry), tmp_path / NOTICES_NAME
+    distrusted: list[tuple[int, int]] = []
+    monkeypatch.setattr(dataset, "distrust", lambda shard, piece: distrusted.append((shard, piece)))
+    name = dataset.fingerprint.encode()
+
+    def after(data: bytes) -> list[tuple[int, int]]:
+        with notices.open("ab") as file:
+            file.write(data)
+        distrusted.clear()
+        scrub._read_notices()
+        return distrusted
+
+    assert scrub._notices is not None
+    assert after(b"") == []
+    assert after(name + b" 3 ") == []
+    assert after(b"0\n") == [(3, 0)]
+    assert after(name + b" 4") == []
+    scrub._notices.write(dataset.fingerprint, 5, 0)
+    assert after(b"") == [(5, 0)]
+    assert after(b"\n\xff\xfe x y\n" + name + b"\n1 2 3 4\n" + name + b" 0 -1\n") == []
+
+
+def test_a_notice_of_a_piece_that_does_not_exist_changes_nothing(registry: Registry) -> None:
+    dataset = dataset_of(registry)
+    dataset.read(0, 100)
+    for shard, piece in ((0, 1), (0, 10**30), (10**30, 0), (dataset.num_shards, 0), (-1, 0), (0, -1)):
+        dataset.distrust(shard, piece)
+    dataset.read(0, dataset.num_tokens)
+
+
+def test_a_missing_table_is_reported_once_in_a_pass_and_when_it_is_due(registry: Registry, folder: Path) -> None:
+    (folder / "shards.parquet").unlink()
+    metrics = Metrics()
+    slow = Scrub(registry, metrics, share_per_hour=0.01)
+    slow.start()
+    time.sleep(1.2)
+    slow.close()
+    assert value(metrics, "tst_scrub_damaged_pieces") == value(metrics, "tst_scrub_pieces") == 0
+    quick = Scrub(registry, metrics, share_per_hour=OFTEN)
+    passes = 0
+    walk = quick._walk
+
+    def counted() -> Iterator[Any]:
+        nonlocal passes
+        passes += 1
+        return walk()
+
+    quick._walk = counted  # type: ignore[method-assign]
+    quick.start()
+    eventually(lambda: passes > 2)
+    quick.close()
+    assert passes - 1 <= value(metrics, "tst_scrub_damaged_pieces") <= passes
+    assert value(metrics, "tst_scrub_pieces") == 0
+
+
+def test_only_pieces_that_were_read_are_counted_as_read(registry: Registry, folder: Path) -> None:
+    metrics = Metrics()
+    scrub = Scrub(registry, metrics, share_per_hour=1)
+    pieces = list(scrub._walk())
+    dataset_of(registry).pieces(0)
+    (folder / "shard.00001.mds").unlink()
+    decay(folder / "shard.00002.mds")
+    for piece in pieces:
+        scrub._check(piece)
+    assert value(metrics, "tst_scrub_damaged_pieces") == 2
+    assert value(metrics, "tst_scrub_pieces") == len(pieces) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import subprocess
@@ -77,7 +78,10 @@ def no_descriptors(*pids: int) -> Iterator[None]:
     """These processes can open no more files."""
     limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
     for pid, (_, hard) in limits.items():
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (1, hard))
+        # A new file gets the lowest number that is free, which must be below the limit.
+        used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+        lowest_free = next(number for number in itertools.count() if number not in used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, hard))
     try:
         yield
     finally:
