@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import MakeRun
+from tests.support.forked import bound_by_permissions
 from tst_data import Dataset, Plan, load_run, open_dataset
 from tst_data.dataset.reader import read_windows
 from tst_data.errors import DamagedDataError, InvalidInputError, NotFoundError, TSTError, UnavailableError
@@ -179,7 +180,7 @@ def test_a_tokenizer_without_descriptors_or_temporary_files(
 
 
 NO_PERMISSION = """
-import os, sys
+import sys
 from tst_data import open_dataset
 from tst_data.errors import UnavailableError
 
@@ -188,9 +189,6 @@ uses = {
     "documents": lambda: dataset.documents(0, 1),
     "open": lambda: open_dataset(sys.argv[1]),
 }
-os.setgroups([])
-os.setgid(65534)
-os.setuid(65534)
 dataset = open_dataset(sys.argv[1])
 print("opened", flush=True)
 sys.stdin.readline()
@@ -208,22 +206,19 @@ print("recovered")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.getuid() != 0, reason="permissions are taken from a child that drops to another user")
 def test_lost_permissions_are_unavailable_and_come_back(folder: Path) -> None:
-    for parent in folder.parents:
-        if parent.stat().st_uid == 0 and parent.name.startswith("pytest"):
-            parent.chmod(0o755)
-    folder.parent.chmod(0o755)
-    folder.chmod(0o755)
     process = subprocess.Popen(
-        [sys.executable, "-c", NO_PERMISSION, str(folder)],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [*bound_by_permissions(), sys.executable, "-c", NO_PERMISSION, str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     with process:
         assert process.stdout.readline() == "opened\n"
-        folder.chmod(0o700)
+        folder.chmod(0)
         print(file=process.stdin, flush=True)
         lines = [process.stdout.readline() for _ in range(4)]
         assert lines[3] == "tried\n"

@@ -85,7 +85,8 @@ def test_what_a_running_write_changes_during_the_copy_is_noticed(
     folder: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, num_changes: int
 ) -> None:
     """Damaged where it stays; where the bytes are back at each verification before the copy, the file changes."""
-    copy_windows = reader.copy_windows
+    from tst_data.dataset.window_copy import copy_windows
+
     shards = sorted(folder.glob("*.mds"))
     is_changed = False
 
@@ -135,7 +136,7 @@ def test_a_piece_is_kept_as_verified_once_the_file_is_old(
 
     monkeypatch.setattr(shard_reader.ShardFiles, "read_piece", counted)
     clock = (folder / "shard.00000.mds").stat().st_ctime + seconds
-    monkeypatch.setattr(shard_reader.time, "time", lambda: clock)
+    monkeypatch.setattr("tst_data.dataset.shard_reader.time.time", lambda: clock)
     with open_dataset(folder) as dataset:
         for _ in range(2):
             assert np.array_equal(dataset.read(0, 100), dataset.read(0, 100))
