@@ -19,7 +19,8 @@ import pytest
 from tests.conftest import MakeRun
 from tst_data import Dataset, Plan, load_run, open_dataset
 from tst_data.dataset import folder as folder_module
-from tst_data.dataset import reader, shard_reader
+from tst_data.dataset import shard_reader
+from tst_data.dataset.window_copy import copy_windows
 from tst_data.errors import DamagedDataError, UnavailableError
 from tst_data.materialized.reader import open_materialized
 from tst_data.materialized.writer import materialize
@@ -85,8 +86,6 @@ def test_what_a_running_write_changes_during_the_copy_is_noticed(
     folder: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, num_changes: int
 ) -> None:
     """Damaged where it stays; where the bytes are back at each verification before the copy, the file changes."""
-    from tst_data.dataset.window_copy import copy_windows
-
     shards = sorted(folder.glob("*.mds"))
     is_changed = False
 
@@ -102,7 +101,7 @@ def test_what_a_running_write_changes_during_the_copy_is_noticed(
 
     with Plan(load_run(make_run(folder))) as plan:
         plan.read_batch(0)
-        monkeypatch.setattr(reader, "copy_windows", write_and_copy)
+        monkeypatch.setattr("tst_data.dataset.reader.copy_windows", write_and_copy)
         if num_changes == 1:
             with pytest.raises(DamagedDataError, match="piece 0 "):
                 plan.read_batch(0)

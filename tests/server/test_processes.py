@@ -65,7 +65,7 @@ def test_a_worker_that_dies_is_replaced(run_file: Path, number: signal.Signals) 
 def test_a_worker_that_cannot_be_started_is_tried_again(run_file: Path) -> None:
     with running(run_file) as server:
         [worker] = server.workers()
-        with no_descriptors(server.process.pid):
+        with no_descriptors(server.process.pid, limit=4):
             os.kill(worker, signal.SIGKILL)
             eventually(lambda: not server.workers())
             time.sleep(0.5)

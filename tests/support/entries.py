@@ -10,10 +10,11 @@ from tst_data import Plan, load_run
 from tst_data.cli import app
 from tst_data.command_line import run_app
 from tst_data.contract.batch import checksum
+from tst_data.dataset import shard_reader
 from tst_data.errors import TSTError
 from tst_data.materialized import writer
 
-__all__ = ["materialize_small_shards", "read_steps", "tst_data"]
+__all__ = ["materialize_small_shards", "read_steps", "read_steps_of_old_files", "tst_data"]
 
 
 def tst_data(*arguments: str) -> None:
@@ -33,6 +34,12 @@ def read_steps(run: str) -> None:
                 _print({"checksum": checksum(plan.read_batch(int(line)).windows)})
             except TSTError as error:
                 _print({"error": type(error).__name__, "message": str(error)})
+
+
+def read_steps_of_old_files(run: str) -> None:
+    """The same, where files count as written long ago: what was verified needs no file to be opened."""
+    shard_reader.YOUNG_SECONDS = -1e9
+    read_steps(run)
 
 
 def materialize_small_shards(run: str, out: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import resource
 import subprocess
@@ -74,20 +73,20 @@ def truncated(path: Path, num_bytes: int) -> Iterator[None]:
 
 
 @contextmanager
-def no_descriptors(*pids: int) -> Iterator[None]:
-    """These processes can open no more files."""
+def no_descriptors(*pids: int, limit: int = 1) -> Iterator[None]:
+    """These processes can open no file whose descriptor is not below `limit`; with 1 none at all.
+
+    A process that waits for several files at once needs a limit of at least their number.
+    """
     limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
     for pid, (_, hard) in limits.items():
-        # A new file gets the lowest number that is free, which must be below the limit.
-        used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
-        lowest_free = next(number for number in itertools.count() if number not in used)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, hard))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
     try:
         yield
     finally:
-        for pid, limit in limits.items():
+        for pid, before in limits.items():
             with suppress(ProcessLookupError):  # it has ended
-                resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 @contextmanager

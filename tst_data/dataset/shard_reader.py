@@ -141,7 +141,10 @@ class ShardFiles:
         Raises DamagedDataError where the file is missing, has another size, or a piece has another hash,
         UnavailableError where it cannot be read now, ChangedError where it is not the file that was mapped.
         """
-        return self._folder.retry_restored(lambda: self._hold(shard, starts, num_bytes))
+        try:
+            return self._hold(shard, starts, num_bytes)
+        except (DamagedDataError, UnavailableError):
+            return self._folder.retry_restored(lambda: self._hold(shard, starts, num_bytes))
 
     def is_unchanged(self, shard: int, held: HeldShard) -> bool:
         """Whether the bytes that were copied since `hold` are those that were verified. Raises as `hold`."""

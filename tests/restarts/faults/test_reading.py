@@ -36,8 +36,8 @@ def reader(forks: Forkserver, data: Data) -> Iterator[Child]:
     child.wait()
 
 
-def open_run(forks: Forkserver, data: Data) -> Child:
-    child = forks.start("tests.support.entries:read_steps", str(data.run))
+def open_run(forks: Forkserver, data: Data, entry: str = "read_steps") -> Child:
+    child = forks.start(f"tests.support.entries:{entry}", str(data.run))
     assert "fingerprint" in child.next_line()
     assert child.ask("0") == {"checksum": data.expected[0]}
     return child
@@ -118,12 +118,14 @@ def test_byte_flipped_after_use(reader: Child, data: Data) -> None:
     assert reads_all(reader, data)
 
 
-def test_descriptors_exhausted(reader: Child, data: Data) -> None:
+def test_descriptors_exhausted(forks: Forkserver, data: Data) -> None:
     """Unavailable: it is not called damage, and the same process reads the batch when files can be opened again."""
+    reader = open_run(forks, data, "read_steps_of_old_files")
     with no_descriptors(reader.pid):
         refused(reader.ask("100"), "UnavailableError", str(data.other))
         assert reader.ask("1") == {"checksum": data.expected[1]}
     assert reads_all(reader, data)
+    reader.wait()
 
 
 def test_permission_lost(reader: Child, data: Data) -> None:
