@@ -70,6 +70,7 @@ def test_each_role_is_read(tmp_path: Path, key: str) -> None:
     [
         {"tokenizer_config": {"extra_special_tokens": {"image_token": "<|one|>"}}},
         {"tokenizer_config": {"extra_special_tokens": ["<|one|>"]}},
+        {"tokenizer_config": {"model_specific_special_tokens": {"image_token": "<|one|>"}}},
         {"tokenizer_config": {"additional_special_tokens": [{"content": "<|one|>"}]}},
         {"special_tokens_map": {"additional_special_tokens": ["<|one|>"]}},
         {"special_tokens_map": {"image_token": {"content": "<|one|>"}, "eos_token": "</s>"}},

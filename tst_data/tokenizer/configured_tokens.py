@@ -17,7 +17,7 @@ SPECIAL_KEY = "additional_special_tokens"
 
 _KEYS = (
     *("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"),
-    *(SPECIAL_KEY, "extra_special_tokens"),
+    *(SPECIAL_KEY, "extra_special_tokens", "model_specific_special_tokens"),
 )
 
 
