@@ -66,9 +66,10 @@ def test_data_that_cannot_be_read_for_a_while_costs_no_batch(
 ) -> None:
     with BatchStream(source, rank=0, world_size=1, prefetch=prefetch) as stream:
         with monkeypatch.context() as failing:
-            Stale(failing, failures=3)
+            stale = Stale(failing, failures=9)  # each try opens a file, and looks for a restored folder, more than once
             assert next(stream).step == 0
-        assert stream.stats()["retries"] == 3
+            assert stale.left == 0
+        assert 2 <= stream.stats()["retries"] <= 9
         assert rest_is_the_plans(stream, plan)
 
 
