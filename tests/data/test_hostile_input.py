@@ -128,6 +128,7 @@ def test_names_and_texts_in_what_commands_print(tst_data: CommandLine, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.needs_streaming
 def test_json_is_valid_in_every_encoding(tmp_path: Path) -> None:
     (tmp_path / "é").mkdir()
     (tmp_path / "é" / "in.txt").write_text("words")
